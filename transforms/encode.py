@@ -1,0 +1,37 @@
+"""Masks as the trainers read them: PNG files, or one dense float32 vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from transforms import png
+from transforms.run_lengths import Runs
+
+MaskEncoding = Literal["png", "dense", "png1"]
+"""`png`: 8-bit grey, 0/1. `dense`: float32 0.0/1.0, [N, H, W] flattened. `png1`: 1-bit palette (0,0,0), (1,1,1)."""
+
+
+def dense_masks(masks: Sequence[Runs], height: int, width: int) -> npt.NDArray[np.float32]:
+    """Masks as float32 0.0/1.0, shape (N · height · width,): mask by mask, row by row."""
+    flat = np.zeros(len(masks) * height * width, "<f4")
+    if not masks:
+        return flat
+    starts, stops = png.row_spans(masks, height, width)
+    rows = starts // (width + 1) + 1  # as many extra columns lie before a span
+    for start, stop in zip((starts - rows).tolist(), (stops - rows).tolist(), strict=True):
+        flat[start:stop] = 1.0
+    return flat
+
+
+def dense_bytes(count: int, height: int, width: int) -> int:
+    """The size of `dense_masks` of `count` masks, in bytes."""
+    return 4 * count * height * width
+
+
+def png_masks(masks: Sequence[Runs], height: int, width: int, encoding: MaskEncoding) -> list[bytes]:
+    """Each mask as a PNG file of the image's size."""
+    return png.encode_masks(masks, height, width, one_bit=encoding == "png1")

@@ -1,0 +1,200 @@
+"""Rasterize: geometry as annotated becomes run lengths, bit-exact with pycocotools, and boxes come to lie in the image.
+
+pycocotools aborts, hangs or answers with uninitialised memory on malformed input, so whatever reaches it has been checked
+here in Python: see `check_rings`. Run lengths never reach it at all; `run_lengths` reads those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import apache_beam as beam
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as cocomask
+
+from transforms import run_lengths
+from transforms.records import (
+    AnnotatedImage,
+    Box,
+    Fix,
+    Instance,
+    Polygons,
+    Problem,
+    ReasonCode,
+    Reject,
+    RunLengths,
+    problem,
+)
+
+MAX_COORDINATE = 1e5  # pixels; pycocotools takes gigabytes from 1e6 on
+MAX_POINTS = 100_000
+MAX_OUTLINE = 2e6  # pixels along all rings; pycocotools walks them in fifths, some 50 bytes a step
+
+BoxSource = Literal["annotation", "mask"]
+Rings = list[npt.NDArray[np.float64]]
+
+
+def check_rings(rings: Rings) -> Problem | None:
+    """What must hold before pycocotools sees the rings: even counts of at least six, finite, bounded, not too many."""
+    if not rings:
+        return problem(ReasonCode.POLY_MALFORMED, "the polygon has no ring")
+    for ring in rings:
+        if len(ring) < 6 or len(ring) % 2:
+            return problem(
+                ReasonCode.POLY_MALFORMED, f"a polygon ring has {len(ring)} numbers, expected an even count of at least 6"
+            )
+    points = sum(map(len, rings)) // 2
+    if points > MAX_POINTS:
+        return problem(ReasonCode.POINT_LIMIT, f"the polygon has {points} points, at most {MAX_POINTS} are read")
+    outline = 0.0
+    for ring in rings:
+        within = np.abs(ring) <= MAX_COORDINATE  # False for NaN
+        if not within.all():
+            return problem(
+                ReasonCode.COORD_INVALID,
+                f"a polygon coordinate is {ring[~within][0]}, expected a number within ±{MAX_COORDINATE:.0f}",
+            )
+        corners = ring.reshape(-1, 2)
+        outline += float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
+    if outline > MAX_OUTLINE:
+        return problem(
+            ReasonCode.POINT_LIMIT, f"the polygon's outline is {outline:.0f} pixels long, at most {MAX_OUTLINE:.0f} are drawn"
+        )
+    return None
+
+
+def rasterize_polygons(polygons: Polygons, height: int, width: int) -> RunLengths | Problem:
+    """The union of the rings as pycocotools' `annToMask` draws it. Codes: those of `check_rings`."""
+    rings = polygons.rings()
+    wrong = check_rings(rings)
+    if wrong:
+        return wrong
+    parts = cocomask.frPyObjects(rings, height, width)
+    union = parts[0] if len(parts) == 1 else cocomask.merge(parts)
+    return RunLengths(height, width, union["counts"])
+
+
+def clip_box(box: Box, height: int, width: int) -> Box | None:
+    """The part of a half-open box inside the image, or None where it has no area."""
+    ymin, xmin, ymax, xmax = box
+    ymin, ymax = max(ymin, 0.0), min(ymax, float(height))
+    xmin, xmax = max(xmin, 0.0), min(xmax, float(width))
+    return (ymin, xmin, ymax, xmax) if ymin < ymax and xmin < xmax else None
+
+
+def reaches_over(polygons: Polygons, height: int, width: int) -> bool:
+    """Whether any corner lies outside the image."""
+    for ring in polygons.rings():
+        if ring.min() < 0 or ring[0::2].max() > width or ring[1::2].max() > height:
+            return True
+    return False
+
+
+def rasterize(instance: Instance, height: int, width: int, boxes: BoxSource = "annotation") -> Instance | Problem:
+    """The instance with its shape as run lengths (or None still) and a box inside an image of height × width pixels.
+
+    `boxes="annotation"` keeps the annotation's box, clipped, and takes the mask's where that has no area;
+    `boxes="mask"` takes the tight box around the mask wherever there is one.
+    Codes: RLE_*, POLY_MALFORMED, COORD_INVALID, POINT_LIMIT, EMPTY_MASK, BOX_INVALID.
+    """
+    fixes = list(instance.fixes)
+    shape = instance.shape
+    if isinstance(shape, Polygons):
+        drawn = rasterize_polygons(shape, height, width)
+        if isinstance(drawn, Problem):
+            return drawn
+        if reaches_over(shape, height, width):
+            fixes.append(Fix.POLYGON_CLIPPED.name)
+        shape = drawn
+    tight: Box | None = None
+    if shape is not None:
+        if (shape.height, shape.width) != (height, width):
+            return problem(
+                ReasonCode.RLE_SIZE_MISMATCH,
+                f"the run lengths are for {shape.height} × {shape.width} (height × width), the image is {height} × {width}",
+            )
+        runs = run_lengths.decode_counts(shape.counts)
+        if isinstance(runs, Problem):
+            return runs
+        wrong = run_lengths.check_runs(runs, height, width)
+        if wrong:
+            return wrong
+        tight = run_lengths.box_of(runs, height)
+        if tight is None:
+            return problem(ReasonCode.EMPTY_MASK, "the mask has no pixel inside the image")
+    box = None
+    if instance.box is not None and (boxes == "annotation" or tight is None):
+        box = clip_box(instance.box, height, width)
+        if box is not None and box != instance.box:
+            fixes.append(Fix.BOX_CLIPPED.name)
+    if box is None:
+        if tight is None:
+            return problem(ReasonCode.BOX_INVALID, f"there is no mask, and the box {instance.box} has no area inside the image")
+        if boxes == "annotation":
+            fixes.append(Fix.BOX_FROM_MASK.name)
+        box = tight
+    return msgspec.structs.replace(instance, shape=shape, box=box, fixes=tuple(fixes))
+
+
+class Drops(NamedTuple):
+    """What the user does not want in the records."""
+
+    crowds: bool = False
+    without_mask: bool = False
+    empty_images: bool = False
+
+    def why(self, instance: Instance) -> Problem | None:
+        """The reason to leave this instance out, if any."""
+        if self.crowds and instance.is_crowd:
+            return problem(ReasonCode.DROPPED_CROWD, "it is a crowd")
+        if self.without_mask and instance.shape is None:
+            return problem(ReasonCode.DROPPED_WITHOUT_MASK, "it has no mask")
+        return None
+
+
+def rasterize_image(
+    image: AnnotatedImage, boxes: BoxSource = "annotation", drops: Drops = Drops()
+) -> tuple[AnnotatedImage | None, list[Reject]]:
+    """The image with what can be drawn of it, and a reject for each instance that can't; None if it is dropped itself."""
+    kept: list[Instance] = []
+    rejects: list[Reject] = []
+    for instance in image.instances:
+        drawn = drops.why(instance) or rasterize(instance, image.height, image.width, boxes)
+        if isinstance(drawn, Problem):
+            rejects.append(Reject("annotation", image.image_id, instance.annotation_id, drawn.code, drawn.message))
+        else:
+            kept.append(drawn)
+    if drops.empty_images and not kept:
+        rejects.append(Reject("image", image.image_id, None, ReasonCode.DROPPED_EMPTY_IMAGE.name, "it has no annotations"))
+        return None, rejects
+    return msgspec.structs.replace(image, instances=tuple(kept)), rejects
+
+
+class Rasterized(NamedTuple):
+    """What `Rasterize` gives."""
+
+    images: beam.PCollection[AnnotatedImage]
+    rejects: beam.PCollection[Reject]
+
+
+@dataclass
+class Rasterize(beam.PTransform):  # type: ignore[misc]
+    """AnnotatedImage as annotated → AnnotatedImage with masks as run lengths and boxes inside the image; and rejects."""
+
+    boxes: BoxSource = "annotation"
+    drops: Drops = Drops()
+
+    def expand(self, images: beam.PCollection[AnnotatedImage]) -> Rasterized:
+        def each(image: AnnotatedImage) -> Iterator[AnnotatedImage | beam.pvalue.TaggedOutput]:
+            drawn, rejects = rasterize_image(image, self.boxes, self.drops)
+            for reject in rejects:
+                yield beam.pvalue.TaggedOutput("rejects", reject)
+            if drawn is not None:
+                yield drawn
+
+        out = images | beam.FlatMap(each).with_outputs("rejects", main="images")
+        return Rasterized(out.images, out.rejects)

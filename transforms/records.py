@@ -1,0 +1,198 @@
+"""The elements that travel between the steps, and the reasons for which one may not arrive.
+
+Elements are frozen `msgspec.Struct`s rather than dataclasses: as immutable and slotted, but packed for a shuffle by
+msgspec's C code in about a microsecond, where Beam would pickle a dataclass in twenty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+Box = tuple[float, float, float, float]
+"""(ymin, xmin, ymax, xmax) in pixels, half-open: ymax and xmax lie just outside."""
+
+
+class ReasonCode(Enum):
+    """Why an image or annotation is not in the records. The name is the code, the value explains it to a user."""
+
+    RLE_MALFORMED = "run lengths that do not decode to exactly height × width pixels"
+    RLE_SIZE_MISMATCH = "run lengths for another size than the image's"
+    DIM_LIMIT = "a height or width that is zero, or more pixels than --max_megapixels"
+    COORD_INVALID = "a polygon coordinate that is not a finite number within bounds"
+    POLY_MALFORMED = "a polygon that is not a list of rings of at least three x, y pairs"
+    POINT_LIMIT = "a polygon with too many points, or too long an outline"
+    EMPTY_MASK = "a mask without a pixel inside the image"
+    BOX_INVALID = "neither a mask nor a box with an area inside the image"
+    DUP_ID = "an annotation id that another annotation has already"
+    DUP_IMAGE = "an image id that another image has already"
+    FIELD_INVALID = "a required field that is missing or of the wrong type"
+    TEXT_INVALID = "text that is not valid Unicode"
+    CATEGORY_UNKNOWN = "a category id that the category list does not have"
+    IMAGE_ORPHAN = "an annotation for an image that the image list does not have"
+    IMAGE_MISSING = "an image file that is not there"
+    IMAGE_CORRUPT = "an image file that is empty, cut off or damaged"
+    IMAGE_UNSUPPORTED = "an image in a format that can't be read, or with several frames"
+    PIXEL_LIMIT = "an image file with more pixels than --max_megapixels"
+    DIM_MISMATCH = "an image file of another size than its annotations say"
+    PATH_FORBIDDEN = "a file name that leads out of the image folder"
+    RECORD_LIMIT = "a record that would be larger than --max_record_mb"
+    DROPPED_CROWD = "a crowd, left out because of --drop_crowds"
+    DROPPED_WITHOUT_MASK = "an annotation without a mask, left out because of --drop_annotations_without_mask"
+    DROPPED_EMPTY_IMAGE = "an image without annotations, left out because of --drop_images_without_annotations"
+
+    @property
+    def by_option(self) -> bool:
+        """Whether the user asked for this, so that it is no fault of the data."""
+        return self.name.startswith("DROPPED_")
+
+
+class Fix(Enum):
+    """What was put right on the way, and is counted in the statistics. The value explains it to a user."""
+
+    POLYGON_CLIPPED = "polygons that reach over the image's edge"
+    BOX_CLIPPED = "boxes that reach over the image's edge"
+    BOX_FROM_MASK = "boxes taken from the mask, the annotation having no usable one"
+    IMAGE_CONVERTED = "images converted to a format that the trainers decode"
+    IMAGE_TURNED = "images turned upright as their EXIF orientation says"
+
+
+class InputError(Exception):
+    """The input as a whole can't be used. The message is for the user and names the file; the job ends with it."""
+
+
+class Problem(msgspec.Struct, frozen=True, array_like=True):
+    """Bad data, as a value: what a function gives back instead of its result."""
+
+    code: str
+    message: str
+
+
+def problem(code: ReasonCode, message: str) -> Problem:
+    """The `Problem` with this code."""
+    return Problem(code.name, message)
+
+
+class Polygons(msgspec.Struct, frozen=True, array_like=True, tag="polygons"):
+    """Closed rings of x, y pairs in pixels, the origin at the outer corner of the upper left pixel.
+
+    Coordinates are kept as int32 hundredths where that is exact (`scale` 100; most tools round to two decimals, and
+    this takes half the bytes), else as float64 (`scale` 1).
+    """
+
+    coordinates: bytes
+    ring_lengths: tuple[int, ...]
+    scale: int
+
+    @classmethod
+    def pack(cls, rings: Sequence[Sequence[float]]) -> Polygons:
+        """Packs rings `[x0, y0, x1, y1, …]` of finite numbers below 2e7; nothing else is checked here."""
+        values = np.fromiter((value for ring in rings for value in ring), np.float64)
+        lengths = tuple(len(ring) for ring in rings)
+        hundredths = np.rint(values * 100)
+        if np.array_equal(hundredths / 100, values):
+            return cls(hundredths.astype("<i4").tobytes(), lengths, 100)
+        return cls(values.astype("<f8").tobytes(), lengths, 1)
+
+    def rings(self) -> list[npt.NDArray[np.float64]]:
+        """The rings, each a float64 array `[x0, y0, x1, y1, …]`, bit-equal to what was packed."""
+        if self.scale == 1:
+            values = np.frombuffer(self.coordinates, "<f8")
+        else:
+            values = np.frombuffer(self.coordinates, "<i4") / self.scale
+        return np.split(values, np.cumsum(self.ring_lengths[:-1], dtype=np.int64))
+
+
+class RunLengths(msgspec.Struct, frozen=True, array_like=True, tag="runs"):
+    """A mask as COCO's compressed run lengths: column by column, zeros first; see `run_lengths`."""
+
+    height: int
+    width: int
+    counts: bytes
+
+
+Shape = Polygons | RunLengths | None
+
+
+class Instance(msgspec.Struct, frozen=True, array_like=True):
+    """One annotated object of an image.
+
+    `box` is None where the annotation has none that can be used; after `Rasterize` it is there, inside the image.
+    `area` is the annotation's own, in pixels², or None. `shape` is None for a box without a mask; after `Rasterize`
+    it is no longer a polygon. `fixes` holds names of `Fix`.
+    """
+
+    annotation_id: int
+    category_id: int
+    box: Box | None
+    area: float | None
+    is_crowd: bool
+    shape: Shape
+    fixes: tuple[str, ...] = ()
+
+
+class AnnotatedImage(msgspec.Struct, frozen=True, array_like=True):
+    """An image and its instances, in the order of their annotation ids; height and width as the annotations say."""
+
+    image_id: int
+    file_name: str
+    height: int
+    width: int
+    instances: tuple[Instance, ...]
+
+
+class Category(msgspec.Struct, frozen=True, array_like=True, order=True):
+    """A class of objects, with the id that the annotations use."""
+
+    category_id: int
+    name: str
+
+
+class Reject(msgspec.Struct, frozen=True):
+    """An image or annotation that is not in the records, and why. Each stands for exactly one."""
+
+    kind: Literal["image", "annotation"]
+    image_id: int | None
+    annotation_id: int | None
+    reason: str
+    message: str
+
+
+class Census(msgspec.Struct, frozen=True, array_like=True):
+    """How much went in: counted where the input is parsed, so that the ledger has something to balance against.
+
+    `megapixels` adds up the sizes of the images as the annotations give them, each rounded up to a whole megapixel.
+    """
+
+    images: int = 0
+    annotations: int = 0
+    megapixels: int = 0
+
+    def __add__(self, other: Census) -> Census:
+        return Census(
+            self.images + other.images,
+            self.annotations + other.annotations,
+            self.megapixels + other.megapixels,
+        )
+
+
+def reject_image(image: AnnotatedImage, why: Problem) -> list[Reject]:
+    """The rejects for an image and, with the same reason, for each of its instances."""
+    rejects = [Reject("image", image.image_id, None, why.code, why.message)]
+    message = f"its image was rejected: {why.message}"
+    for instance in image.instances:
+        rejects.append(Reject("annotation", image.image_id, instance.annotation_id, why.code, message))
+    return rejects
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def pack(element: object) -> bytes:
+    """An element, or a list of them, as msgpack."""
+    return _encoder.encode(element)

@@ -1,0 +1,115 @@
+"""Run lengths: COCO's compressed form, checked and decoded without a C library, and what can be read off them.
+
+A mask of height H and width W is walked column by column (Fortran order); run lengths alternate, zeros first, and add up
+to H·W. The compressed form writes each count, from the third on as the difference from the count two before, in groups
+of five bits, lowest first: a character is 48 + the group, + 32 if another follows; the last group's bit 16 is the sign.
+Source: `rleToString` and `rleFrString` in cocoapi's maskApi.c.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from transforms.records import Box, Problem, ReasonCode, RunLengths, problem
+
+Runs = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.uint8]
+
+_MAX_GROUPS = 7  # 35 bits: more than any run needs, and no shift overflows
+
+
+def decode_counts(counts: bytes) -> Runs | Problem:
+    """Compressed counts to runs, int64; `RLE_MALFORMED` where they are no such string. The sum is not checked."""
+    characters = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    if not characters.size:
+        return problem(ReasonCode.RLE_MALFORMED, "the counts are empty")
+    if characters.min() < 0 or characters.max() > 63:
+        return problem(ReasonCode.RLE_MALFORMED, "the counts hold a character outside '0' to 'o'")
+    ends = np.flatnonzero(characters < 32)
+    if not ends.size or ends[-1] != characters.size - 1:
+        return problem(ReasonCode.RLE_MALFORMED, "the counts end inside a number")
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    groups = ends - starts + 1
+    if groups.max() > _MAX_GROUPS:
+        return problem(ReasonCode.RLE_MALFORMED, f"a count has over {_MAX_GROUPS} characters")
+    place = np.arange(characters.size) - np.repeat(starts, groups)
+    runs = np.add.reduceat((characters & 31) << (5 * place), starts)
+    runs -= (characters[ends] >> 4 & 1) << (5 * groups)
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    return runs
+
+
+def encode_counts(runs: Runs) -> bytes:
+    """Runs, int64 and all ≥ 0, to compressed counts."""
+    values = runs.copy()
+    values[3:] -= runs[1:-2]
+    columns = []
+    going = np.ones(len(values), bool)
+    while going.any():
+        group = values & 31
+        values >>= 5
+        more = np.where(group & 16, values != -1, values != 0)
+        columns.append(np.where(going, group + 48 + 32 * more, 0))
+        going &= more
+    characters = np.stack(columns, axis=1).astype(np.uint8).ravel()
+    return characters[characters > 0].tobytes()
+
+
+def check_runs(runs: Runs, height: int, width: int) -> Problem | None:
+    """`RLE_MALFORMED` unless all runs are ≥ 0 and add up to height · width."""
+    if not len(runs):
+        return problem(ReasonCode.RLE_MALFORMED, "there are no run lengths")
+    if runs.min() < 0:
+        return problem(ReasonCode.RLE_MALFORMED, f"a run length is negative: {runs.min()}")
+    if runs.max() > height * width or runs.sum() != height * width:
+        expected = f"{height} × {width} = {height * width}"
+        return problem(ReasonCode.RLE_MALFORMED, f"the run lengths add up to {runs.sum()}, expected {expected}")
+    return None
+
+
+def runs_of(mask: RunLengths) -> Runs:
+    """The runs of a mask that was checked when it was made; a `ValueError` is a bug elsewhere."""
+    runs = decode_counts(mask.counts)
+    if isinstance(runs, Problem):
+        raise ValueError(runs.message)
+    return runs
+
+
+def area(runs: Runs) -> int:
+    """Pixels of the mask."""
+    return int(runs[1::2].sum())
+
+
+def box_of(runs: Runs, height: int) -> Box | None:
+    """The tight half-open box around the mask, or None where it is empty."""
+    stops = np.cumsum(runs)[1::2]
+    starts = stops - runs[1::2]
+    starts, stops = starts[stops > starts], stops[stops > starts]
+    if not starts.size:
+        return None
+    first_column, last_column = int(starts[0] // height), int((stops[-1] - 1) // height)
+    if np.any(starts // height != (stops - 1) // height):
+        top, bottom = 0, height  # a run that goes on in the next column touches both edges
+    else:
+        top, bottom = int((starts % height).min()), int(((stops - 1) % height).max()) + 1
+    return (float(top), float(first_column), float(bottom), float(last_column + 1))
+
+
+def to_mask(mask: RunLengths) -> Mask:
+    """The pixels, uint8 0/1, shape (height, width)."""
+    runs = runs_of(mask)
+    values = (np.arange(len(runs)) & 1).astype(np.uint8)
+    return np.repeat(values, runs).reshape(mask.width, mask.height).T
+
+
+def from_mask(mask: Mask) -> RunLengths:
+    """Run lengths of a mask of shape (height, width); whatever is not 0 belongs to it."""
+    height, width = mask.shape
+    column_major = (mask != 0).T.ravel()
+    changes = np.flatnonzero(np.diff(column_major)) + 1
+    bounds = np.concatenate(([0], changes, [column_major.size]))
+    if column_major[0]:
+        bounds = np.concatenate(([0], bounds))  # zeros come first, if only none of them
+    return RunLengths(height, width, encode_counts(np.diff(bounds)))

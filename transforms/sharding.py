@@ -1,0 +1,187 @@
+"""AssignShards: which split and shard an image belongs to, from a stable hash of its id and nothing else.
+
+So the same images give the same shards for any order of the input, any runner and any number of workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import apache_beam as beam
+import msgspec
+
+from transforms.records import AnnotatedImage, Census, pack
+
+SHARD_BYTES = 100_000_000  # what tf.data reads well from a bucket
+MIN_IMAGES = 32  # no more shards than this allows, where the images are small
+MIN_SHARDS = 8  # if there are images enough: what keeps several workers busy
+JPEG_BYTES = 350_000  # a megapixel of a photograph takes about this
+PNG_MASK_BYTES = 4_000  # a megapixel of a mask
+
+
+def stable_hash(text: str, purpose: str) -> int:
+    """A 64-bit hash, the same everywhere and always; hashes for different purposes are independent."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, person=purpose.encode()).digest(), "big")
+
+
+class Splits(NamedTuple):
+    """Names of splits with their shares, which add up to 1; `group_by`, if set, is searched in file names."""
+
+    shares: tuple[tuple[str, float], ...] = (("train", 1.0),)
+    group_by: str | None = None
+
+    def of(self, image: AnnotatedImage) -> str:
+        """The split of an image.
+
+        Without `group_by` it comes from the image id; with it, from what the pattern's first group (or the whole
+        pattern) finds in the file name, so that images with the same find stay together. A name without a find is a
+        group of its own.
+        """
+        key = str(image.image_id)
+        if self.group_by:
+            found = re.search(self.group_by, image.file_name)
+            key = (found[1] if found.re.groups and found[1] is not None else found[0]) if found else image.file_name
+        position = stable_hash(key, "split") / 2**64
+        bound = 0.0
+        for name, share in self.shares:
+            bound += share
+            if position < bound:
+                return name
+        return self.shares[-1][0]  # rounding left a sliver
+
+
+class ShardPlan(NamedTuple):
+    """How many shards each split has."""
+
+    shards: tuple[tuple[str, int], ...]
+
+    def file_name(self, split: str, index: int) -> str:
+        """The name of a shard's file."""
+        return f"{split}-{index:05d}-of-{dict(self.shards)[split]:05d}.tfrecord"
+
+    def keys(self) -> list[tuple[str, int]]:
+        """(split, index) of all shards, in order."""
+        return [(split, index) for split, count in self.shards for index in range(count)]
+
+
+def plan_shards(census: Census, splits: Splits, num_shards: int | None, dense_masks: bool) -> ShardPlan:
+    """`num_shards` for each split; or, if None, about 100 MB a shard, estimated from what the annotations say."""
+    if num_shards is not None:
+        return ShardPlan(tuple((name, num_shards) for name, _ in splits.shares))
+    mask_bytes = 4_000_000 if dense_masks else PNG_MASK_BYTES
+    masks_an_image = census.annotations / max(1, census.images)
+    estimate = census.megapixels * (JPEG_BYTES + masks_an_image * mask_bytes)
+    shards = []
+    for name, share in splits.shares:
+        by_size = math.ceil(estimate * share / SHARD_BYTES)
+        by_count = min(MIN_SHARDS, math.ceil(census.images * share / MIN_IMAGES))
+        shards.append((name, min(99_999, max(1, by_size, by_count))))
+    return ShardPlan(tuple(shards))
+
+
+def shard_of(image_id: int, count: int) -> int:
+    """The shard, of `count` of its split, that an image belongs to."""
+    return stable_hash(str(image_id), "shard") % count
+
+
+def order_of(image: AnnotatedImage) -> tuple[int, int]:
+    """What images are sorted by inside their shard: a hash, so that neighbours in the source part ways."""
+    return stable_hash(str(image.image_id), "order"), image.image_id
+
+
+ShardKey = tuple[str, int]
+"""Split and index of a shard."""
+KeyedImage = tuple[ShardKey, bytes]
+_image = msgspec.msgpack.Decoder(AnnotatedImage)
+
+
+def assign(image: AnnotatedImage, plan: ShardPlan, splits: Splits) -> KeyedImage:
+    """The shard of an image, and the image packed: as bytes it weighs a third of what it does as an object."""
+    split = splits.of(image)
+    return (split, shard_of(image.image_id, dict(plan.shards)[split])), pack(image)
+
+
+def in_order(packed_images: Iterable[bytes]) -> list[AnnotatedImage]:
+    """The images of a shard in the order that they are written in."""
+    return sorted(map(_image.decode, packed_images), key=order_of)
+
+
+class MergeCensus(beam.CombineFn):  # type: ignore[misc]
+    """Adds up `Census`."""
+
+    def create_accumulator(self) -> Census:
+        return Census()
+
+    def add_input(self, accumulator: Census, element: Census) -> Census:
+        return accumulator + element
+
+    def merge_accumulators(self, accumulators: Iterable[Census]) -> Census:
+        return sum(accumulators, Census())
+
+    def extract_output(self, accumulator: Census) -> Census:
+        return accumulator
+
+
+@dataclass
+class PlanShards(beam.PTransform):  # type: ignore[misc]
+    """One total `Census` → one `ShardPlan`."""
+
+    splits: Splits
+    num_shards: int | None
+    dense_masks: bool
+
+    def expand(self, census: beam.PCollection[Census]) -> beam.PCollection[ShardPlan]:
+        return census | beam.Map(plan_shards, self.splits, self.num_shards, self.dense_masks)
+
+
+@dataclass
+class AssignShards(beam.PTransform):  # type: ignore[misc]
+    """AnnotatedImage → ((split, shard index), packed images of that shard)."""
+
+    splits: Splits
+    plan: beam.pvalue.AsSingleton
+
+    def expand(self, images: beam.PCollection[AnnotatedImage]) -> beam.PCollection[tuple[ShardKey, Iterable[bytes]]]:
+        splits = self.splits
+
+        def each(image: AnnotatedImage, plan: ShardPlan) -> KeyedImage:
+            return assign(image, plan, splits)
+
+        return (
+            images
+            | "Assign" >> beam.Map(each, self.plan).with_output_types(KeyedImage)
+            | "GroupByShard" >> beam.GroupByKey()
+        )
+
+
+def parse_splits(text: str) -> tuple[tuple[str, float], ...]:
+    """`train=0.9,val=0.1` to names and shares. Raises `ValueError` with a message for the user."""
+    shares = []
+    for part in text.split(","):
+        name, _, share = part.strip().partition("=")
+        if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+            raise ValueError(f"expected NAME=SHARE,… with names of letters, digits and _, found {part.strip()!r}")
+        try:
+            shares.append((name, float(share) if share else 1.0))
+        except ValueError:
+            raise ValueError(f"expected a number as the share of {name!r}, found {share!r}") from None
+    names = [name for name, _ in shares]
+    if len(set(names)) < len(names):
+        raise ValueError("a split is named twice")
+    if any(not share > 0 for _, share in shares) or abs(sum(share for _, share in shares) - 1) > 1e-6:
+        raise ValueError(f"expected shares above 0 that add up to 1, found {text!r}")
+    return tuple(shares)
+
+
+def parse_group_by(pattern: str) -> str:
+    """A regular expression, checked. Raises `ValueError` with a message for the user."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"expected a regular expression, found {pattern!r}: {error}") from None
+    return pattern
