@@ -16,7 +16,8 @@ import numpy.typing as npt
 from transforms import encode, run_lengths
 from transforms.encode import MaskEncoding
 from transforms.images import CheckedImage
-from transforms.records import AnnotatedImage, Category, InputError, Instance, Problem, ReasonCode, RunLengths, problem
+from transforms.records import AnnotatedImage, Category, InputError, Instance, Problem, ReasonCode, problem
+from transforms.run_lengths import Runs
 
 Feature = bytes | Sequence[bytes] | npt.NDArray[np.float32] | npt.NDArray[np.int64]
 """One string, several, float32s or int64s: what a `tf.train.Feature` can hold."""
@@ -85,7 +86,10 @@ def _feature(value: Feature) -> Parts:
     if value.dtype == np.float32:
         packed: bytes | memoryview = memoryview(np.ascontiguousarray(value, "<f4")).cast("B") if value.size else b""
         return _field(2, _field(1, [packed]) if value.size else [])
-    return _field(3, _field(1, [b"".join(map(_varint, value.tolist()))]) if value.size else [])
+    numbers = value.tolist()
+    small = not numbers or (min(numbers) >= 0 and max(numbers) < 128)
+    varints = bytes(numbers) if small else b"".join(map(_varint, numbers))
+    return _field(3, _field(1, [varints]) if numbers else [])
 
 
 def encode_example(features: Mapping[str, Feature]) -> bytes:
@@ -100,16 +104,14 @@ def encode_example(features: Mapping[str, Feature]) -> bytes:
 
 
 def build_record(
-    image: AnnotatedImage, checked: CheckedImage, labels: LabelMap, encoding: MaskEncoding, max_bytes: int
+    image: AnnotatedImage, checked: CheckedImage, runs: Sequence[Runs], labels: LabelMap, encoding: MaskEncoding, max_bytes: int
 ) -> bytes | Problem:
     """The record of an image whose instances all have a box inside it, and a mask of its size or none.
 
-    An instance without a mask gets an empty one, with weight 0. `RECORD_LIMIT`, before anything large is made, where the
+    `runs` are the instances' masks as `masks_of` gives them: an instance without one gets an empty one, with weight 0. `RECORD_LIMIT`, before anything large is made, where the
     record would have over `max_bytes`.
     """
     height, width, instances = checked.height, checked.width, image.instances
-    empty = np.array([height * width])
-    runs = [run_lengths.runs_of(one.shape) if isinstance(one.shape, RunLengths) else empty for one in instances]
     masks: Feature
     if encoding == "dense":
         mask_bytes = encode.dense_bytes(len(runs), height, width)
@@ -153,7 +155,7 @@ def build_record(
     )
 
 
-def area_of(instance: Instance, runs: run_lengths.Runs) -> float:
+def area_of(instance: Instance, runs: Runs) -> float:
     """The annotation's own area; without one, the mask's; without a mask, the box's. In pixels²."""
     if instance.area is not None:
         return instance.area

@@ -1,7 +1,7 @@
 """Rasterize: geometry as annotated becomes run lengths, bit-exact with pycocotools, and boxes come to lie in the image.
 
 pycocotools aborts, hangs or answers with uninitialised memory on malformed input, so whatever reaches it has been checked
-here in Python: see `check_rings`. Run lengths never reach it at all; `run_lengths` reads those.
+here in Python: see `check_polygons`. Run lengths never reach it at all; `run_lengths` reads those.
 """
 
 from __future__ import annotations
@@ -35,47 +35,68 @@ MAX_POINTS = 100_000
 MAX_OUTLINE = 2e6  # pixels along all rings; pycocotools walks them in fifths, some 50 bytes a step
 
 BoxSource = Literal["annotation", "mask"]
-Rings = list[npt.NDArray[np.float64]]
 
 
-def check_rings(rings: Rings) -> Problem | None:
-    """What must hold before pycocotools sees the rings: even counts of at least six, finite, bounded, not too many."""
-    if not rings:
+def check_polygons(polygons: Polygons) -> Problem | None:
+    """What must hold before pycocotools sees the rings: even counts of at least six, finite, bounded, not too many.
+
+    Codes: POLY_MALFORMED, POINT_LIMIT, COORD_INVALID.
+    """
+    if not polygons.ring_lengths:
         return problem(ReasonCode.POLY_MALFORMED, "the polygon has no ring")
-    for ring in rings:
-        if len(ring) < 6 or len(ring) % 2:
-            return problem(
-                ReasonCode.POLY_MALFORMED, f"a polygon ring has {len(ring)} numbers, expected an even count of at least 6"
-            )
-    points = sum(map(len, rings)) // 2
+    for length in polygons.ring_lengths:
+        if length < 6 or length % 2:
+            message = f"a polygon ring has {length} numbers, expected an even count of at least 6"
+            return problem(ReasonCode.POLY_MALFORMED, message)
+    values = polygons.values()
+    points = len(values) // 2
     if points > MAX_POINTS:
         return problem(ReasonCode.POINT_LIMIT, f"the polygon has {points} points, at most {MAX_POINTS} are read")
-    outline = 0.0
-    for ring in rings:
-        within = np.abs(ring) <= MAX_COORDINATE  # False for NaN
-        if not within.all():
-            return problem(
-                ReasonCode.COORD_INVALID,
-                f"a polygon coordinate is {ring[~within][0]}, expected a number within ±{MAX_COORDINATE:.0f}",
-            )
-        corners = ring.reshape(-1, 2)
-        outline += float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
-    if outline > MAX_OUTLINE:
-        return problem(
-            ReasonCode.POINT_LIMIT, f"the polygon's outline is {outline:.0f} pixels long, at most {MAX_OUTLINE:.0f} are drawn"
-        )
+    lowest, highest = values.min(), values.max()
+    if not (lowest >= -MAX_COORDINATE and highest <= MAX_COORDINATE):  # NaN too
+        found = next(value for value in values if not abs(value) <= MAX_COORDINATE)
+        message = f"a polygon coordinate is {found}, expected a number within ±{MAX_COORDINATE:.0f}"
+        return problem(ReasonCode.COORD_INVALID, message)
+    if points * (highest - lowest) > MAX_OUTLINE:  # else the outline can't be longer, and need not be measured
+        outline = sum(outline_length(ring) for ring in polygons.rings())
+        if outline > MAX_OUTLINE:
+            message = f"the polygon's outline is {outline:.0f} pixels long, at most {MAX_OUTLINE:.0f} are drawn"
+            return problem(ReasonCode.POINT_LIMIT, message)
     return None
 
 
+def outline_length(ring: npt.NDArray[np.float64]) -> float:
+    """The length of a closed ring, in pixels along the longer axis of each side, as pycocotools walks it."""
+    corners = ring.reshape(-1, 2)
+    return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
+
+
 def rasterize_polygons(polygons: Polygons, height: int, width: int) -> RunLengths | Problem:
-    """The union of the rings as pycocotools' `annToMask` draws it. Codes: those of `check_rings`."""
-    rings = polygons.rings()
-    wrong = check_rings(rings)
+    """The union of the rings as pycocotools' `annToMask` draws it. Codes: those of `check_polygons`, EMPTY_MASK."""
+    wrong = check_polygons(polygons)
     if wrong:
         return wrong
-    parts = cocomask.frPyObjects(rings, height, width)
+    parts = cocomask.frPyObjects(polygons.rings(), height, width)
     union = parts[0] if len(parts) == 1 else cocomask.merge(parts)
+    if not cocomask.area(union):
+        return problem(ReasonCode.EMPTY_MASK, "the polygon has no pixel inside the image")
     return RunLengths(height, width, union["counts"])
+
+
+def check_run_lengths(shape: RunLengths, height: int, width: int) -> Problem | None:
+    """What must hold for run lengths to be a mask of an image. Codes: RLE_SIZE_MISMATCH, RLE_MALFORMED, EMPTY_MASK."""
+    if (shape.height, shape.width) != (height, width):
+        return problem(
+            ReasonCode.RLE_SIZE_MISMATCH,
+            f"the run lengths are for {shape.height} × {shape.width} (height × width), the image is {height} × {width}",
+        )
+    runs = run_lengths.decode_counts(shape.counts)
+    if isinstance(runs, Problem):
+        return runs
+    wrong = run_lengths.check_runs(runs, height, width)
+    if wrong is None and not run_lengths.area(runs):
+        wrong = problem(ReasonCode.EMPTY_MASK, "the run lengths have no pixel inside the image")
+    return wrong
 
 
 def clip_box(box: Box, height: int, width: int) -> Box | None:
@@ -88,10 +109,8 @@ def clip_box(box: Box, height: int, width: int) -> Box | None:
 
 def reaches_over(polygons: Polygons, height: int, width: int) -> bool:
     """Whether any corner lies outside the image."""
-    for ring in polygons.rings():
-        if ring.min() < 0 or ring[0::2].max() > width or ring[1::2].max() > height:
-            return True
-    return False
+    values = polygons.values()
+    return bool(values.min() < 0 or values[0::2].max() > width or values[1::2].max() > height)
 
 
 def rasterize(instance: Instance, height: int, width: int, boxes: BoxSource = "annotation") -> Instance | Problem:
@@ -110,33 +129,21 @@ def rasterize(instance: Instance, height: int, width: int, boxes: BoxSource = "a
         if reaches_over(shape, height, width):
             fixes.append(Fix.POLYGON_CLIPPED.name)
         shape = drawn
-    tight: Box | None = None
-    if shape is not None:
-        if (shape.height, shape.width) != (height, width):
-            return problem(
-                ReasonCode.RLE_SIZE_MISMATCH,
-                f"the run lengths are for {shape.height} × {shape.width} (height × width), the image is {height} × {width}",
-            )
-        runs = run_lengths.decode_counts(shape.counts)
-        if isinstance(runs, Problem):
-            return runs
-        wrong = run_lengths.check_runs(runs, height, width)
+    elif shape is not None:
+        wrong = check_run_lengths(shape, height, width)
         if wrong:
             return wrong
-        tight = run_lengths.box_of(runs, height)
-        if tight is None:
-            return problem(ReasonCode.EMPTY_MASK, "the mask has no pixel inside the image")
     box = None
-    if instance.box is not None and (boxes == "annotation" or tight is None):
+    if instance.box is not None and (boxes == "annotation" or shape is None):
         box = clip_box(instance.box, height, width)
         if box is not None and box != instance.box:
             fixes.append(Fix.BOX_CLIPPED.name)
     if box is None:
-        if tight is None:
+        if shape is None:
             return problem(ReasonCode.BOX_INVALID, f"there is no mask, and the box {instance.box} has no area inside the image")
         if boxes == "annotation":
             fixes.append(Fix.BOX_FROM_MASK.name)
-        box = tight
+        box = run_lengths.box_of(run_lengths.runs_of(shape), height)
     return msgspec.structs.replace(instance, shape=shape, box=box, fixes=tuple(fixes))
 
 

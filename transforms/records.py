@@ -99,12 +99,17 @@ class Polygons(msgspec.Struct, frozen=True, array_like=True, tag="polygons"):
             return cls(hundredths.astype("<i4").tobytes(), lengths, 100)
         return cls(values.astype("<f8").tobytes(), lengths, 1)
 
-    def rings(self) -> list[npt.NDArray[np.float64]]:
-        """The rings, each a float64 array `[x0, y0, x1, y1, …]`, bit-equal to what was packed."""
+    def values(self) -> npt.NDArray[np.float64]:
+        """All rings' `x0, y0, x1, y1, …`, one after the other, bit-equal to what was packed."""
         if self.scale == 1:
-            values = np.frombuffer(self.coordinates, "<f8")
-        else:
-            values = np.frombuffer(self.coordinates, "<i4") / self.scale
+            return np.frombuffer(self.coordinates, "<f8")
+        return np.frombuffer(self.coordinates, "<i4") / self.scale
+
+    def rings(self) -> list[npt.NDArray[np.float64]]:
+        """The rings, each `[x0, y0, x1, y1, …]`."""
+        values = self.values()
+        if len(self.ring_lengths) == 1:
+            return [values]
         return np.split(values, np.cumsum(self.ring_lengths[:-1], dtype=np.int64))
 
 
@@ -194,5 +199,5 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def pack(element: object) -> bytes:
-    """An element, or a list of them, as msgpack."""
+    """An element as msgpack: the same bytes for the same element, on every worker."""
     return _encoder.encode(element)

@@ -8,10 +8,12 @@ Source: `rleToString` and `rleFrString` in cocoapi's maskApi.c.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
-from transforms.records import Box, Problem, ReasonCode, RunLengths, problem
+from transforms.records import Box, Instance, Problem, ReasonCode, RunLengths, problem
 
 Runs = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.uint8]
@@ -75,6 +77,12 @@ def runs_of(mask: RunLengths) -> Runs:
     if isinstance(runs, Problem):
         raise ValueError(runs.message)
     return runs
+
+
+def masks_of(instances: Sequence[Instance], height: int, width: int) -> list[Runs]:
+    """The masks of rasterized instances; without one, an empty mask of height × width pixels."""
+    empty = np.array([height * width])
+    return [runs_of(one.shape) if isinstance(one.shape, RunLengths) else empty for one in instances]
 
 
 def area(runs: Runs) -> int:

@@ -8,13 +8,17 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import apache_beam as beam
 import msgspec
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.windowed_value import WindowedValue
 
+from transforms.batches import BatchWriter, join_packed, read_elements
 from transforms.records import AnnotatedImage, Census, pack
 
 SHARD_BYTES = 100_000_000  # what tf.data reads well from a bucket
@@ -96,19 +100,50 @@ def order_of(image: AnnotatedImage) -> tuple[int, int]:
 
 ShardKey = tuple[str, int]
 """Split and index of a shard."""
-KeyedImage = tuple[ShardKey, bytes]
-_image = msgspec.msgpack.Decoder(AnnotatedImage)
+KeyedBatch = tuple[ShardKey, bytes]
+_images = msgspec.msgpack.Decoder(list[AnnotatedImage])
 
 
-def assign(image: AnnotatedImage, plan: ShardPlan, splits: Splits) -> KeyedImage:
-    """The shard of an image, and the image packed: as bytes it weighs a third of what it does as an object."""
+def shard_key(image: AnnotatedImage, plan: ShardPlan, splits: Splits) -> ShardKey:
+    """The shard of an image."""
     split = splits.of(image)
-    return (split, shard_of(image.image_id, dict(plan.shards)[split])), pack(image)
+    return split, shard_of(image.image_id, dict(plan.shards)[split])
 
 
-def in_order(packed_images: Iterable[bytes]) -> list[AnnotatedImage]:
+def in_order(batches: Iterable[bytes]) -> list[AnnotatedImage]:
     """The images of a shard in the order that they are written in."""
-    return sorted(map(_image.decode, packed_images), key=order_of)
+    return sorted((image for batch in batches for image in read_elements(batch, _images)), key=order_of)
+
+
+class PackByShard(beam.DoFn):  # type: ignore[misc]
+    """AnnotatedImage → (shard, batch of images)."""
+
+    WAITING_BYTES = 8 << 20
+
+    def __init__(self, splits: Splits, spill_folder: str | None) -> None:
+        self.splits = splits
+        self.writer = BatchWriter(spill_folder)
+        self.waiting: defaultdict[ShardKey, list[bytes]] = defaultdict(list)
+        self.waiting_bytes = 0
+
+    def process(self, image: AnnotatedImage, plan: ShardPlan) -> Iterator[KeyedBatch]:
+        packed = pack(image)
+        self.waiting[shard_key(image, plan, self.splits)].append(packed)
+        self.waiting_bytes += len(packed)
+        if self.waiting_bytes >= self.WAITING_BYTES:
+            yield from self._batches()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for keyed in self._batches():
+            yield GlobalWindows.windowed_value(keyed)
+
+    def teardown(self) -> None:
+        self.writer.close()
+
+    def _batches(self) -> Iterator[KeyedBatch]:
+        waiting, self.waiting, self.waiting_bytes = self.waiting, defaultdict(list), 0
+        for key, images in waiting.items():
+            yield key, self.writer.write(join_packed(images))
 
 
 class MergeCensus(beam.CombineFn):  # type: ignore[misc]
@@ -141,47 +176,12 @@ class PlanShards(beam.PTransform):  # type: ignore[misc]
 
 @dataclass
 class AssignShards(beam.PTransform):  # type: ignore[misc]
-    """AnnotatedImage → ((split, shard index), packed images of that shard)."""
+    """AnnotatedImage → ((split, shard index), batches of the images of that shard)."""
 
     splits: Splits
     plan: beam.pvalue.AsSingleton
+    spill_folder: str | None = None
 
     def expand(self, images: beam.PCollection[AnnotatedImage]) -> beam.PCollection[tuple[ShardKey, Iterable[bytes]]]:
-        splits = self.splits
-
-        def each(image: AnnotatedImage, plan: ShardPlan) -> KeyedImage:
-            return assign(image, plan, splits)
-
-        return (
-            images
-            | "Assign" >> beam.Map(each, self.plan).with_output_types(KeyedImage)
-            | "GroupByShard" >> beam.GroupByKey()
-        )
-
-
-def parse_splits(text: str) -> tuple[tuple[str, float], ...]:
-    """`train=0.9,val=0.1` to names and shares. Raises `ValueError` with a message for the user."""
-    shares = []
-    for part in text.split(","):
-        name, _, share = part.strip().partition("=")
-        if not re.fullmatch(r"[A-Za-z0-9_]+", name):
-            raise ValueError(f"expected NAME=SHARE,… with names of letters, digits and _, found {part.strip()!r}")
-        try:
-            shares.append((name, float(share) if share else 1.0))
-        except ValueError:
-            raise ValueError(f"expected a number as the share of {name!r}, found {share!r}") from None
-    names = [name for name, _ in shares]
-    if len(set(names)) < len(names):
-        raise ValueError("a split is named twice")
-    if any(not share > 0 for _, share in shares) or abs(sum(share for _, share in shares) - 1) > 1e-6:
-        raise ValueError(f"expected shares above 0 that add up to 1, found {text!r}")
-    return tuple(shares)
-
-
-def parse_group_by(pattern: str) -> str:
-    """A regular expression, checked. Raises `ValueError` with a message for the user."""
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"expected a regular expression, found {pattern!r}: {error}") from None
-    return pattern
+        pack_by_shard = beam.ParDo(PackByShard(self.splits, self.spill_folder), self.plan).with_output_types(KeyedBatch)
+        return images | "PackByShard" >> pack_by_shard | "GroupByShard" >> beam.GroupByKey()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -22,7 +22,8 @@ from transforms import progress, run_lengths, storage
 from transforms.encode import MaskEncoding
 from transforms.examples import LabelMap, build_record
 from transforms.images import CheckedImage, ImageFolder, check_image
-from transforms.records import AnnotatedImage, Category, Problem, Reject, RunLengths, reject_image
+from transforms.records import AnnotatedImage, Category, Problem, Reject, reject_image
+from transforms.run_lengths import Runs
 from transforms.sharding import ShardKey, ShardPlan, in_order
 from transforms.statistics import CategoryStatistics, DatasetStatistics, SplitStatistics
 from transforms.tfrecord import RecordWriter
@@ -42,7 +43,6 @@ class ShardSummary(msgspec.Struct, frozen=True):
     instances: int
     bytes: int
     crc32c: int
-    statistics: DatasetStatistics
 
 
 class RecordOptions(NamedTuple):
@@ -76,7 +76,9 @@ def ahead(function: Callable[[Item], Result], items: Iterable[Item], threads: in
                 future.cancel()
 
 
-def count_image(split: SplitStatistics, image: AnnotatedImage, checked: CheckedImage, labels: LabelMap) -> None:
+def count_image(
+    split: SplitStatistics, image: AnnotatedImage, checked: CheckedImage, masks: Sequence[Runs], labels: LabelMap
+) -> None:
     """Adds a written image to the statistics of its split."""
     split.images += 1
     split.images_without_instances += not image.instances
@@ -87,7 +89,7 @@ def count_image(split: SplitStatistics, image: AnnotatedImage, checked: CheckedI
     split.formats[checked.format] = split.formats.get(checked.format, 0) + 1
     fixes = Counter(checked.fixes)
     seen = set()
-    for instance in image.instances:
+    for instance, mask in zip(image.instances, masks, strict=True):
         fixes.update(instance.fixes)
         split.crowds += instance.is_crowd
         label, _ = labels.labels[instance.category_id]
@@ -96,10 +98,10 @@ def count_image(split: SplitStatistics, image: AnnotatedImage, checked: CheckedI
         category.images += label not in seen
         seen.add(label)
         category.crowds += instance.is_crowd
-        if isinstance(instance.shape, RunLengths):
-            category.mask_area.add(run_lengths.area(run_lengths.runs_of(instance.shape)))
-        else:
+        if instance.shape is None:
             split.instances_without_mask += 1
+        else:
+            category.mask_area.add(run_lengths.area(mask))
         if instance.box:
             ymin, xmin, ymax, xmax = instance.box
             category.box_height.add(ymax - ymin)
@@ -110,8 +112,8 @@ def count_image(split: SplitStatistics, image: AnnotatedImage, checked: CheckedI
 
 def write_shard(
     output: str, key: ShardKey, plan: ShardPlan, packed: Iterable[bytes], folder: ImageFolder, labels: LabelMap, options: RecordOptions
-) -> Iterator[Reject | ShardSummary]:
-    """Writes one shard under a temporary name and moves it; gives a reject for all that is not in it, its summary last.
+) -> Iterator[Reject | ShardSummary | DatasetStatistics]:
+    """Writes one shard under a temporary name and moves it; gives a reject for all that is not in it, then what is.
 
     The same images give the same bytes, so whoever else writes this shard at the same time does no harm.
     Raises where storage fails, or where the file has another size afterwards than was written.
@@ -133,27 +135,20 @@ def write_shard(
             if isinstance(checked, Problem):
                 record = checked
             else:
-                record = build_record(image, checked, labels, options.encoding, options.max_record_bytes)
+                masks = run_lengths.masks_of(image.instances, checked.height, checked.width)
+                record = build_record(image, checked, masks, labels, options.encoding, options.max_record_bytes)
             if isinstance(record, Problem):
                 yield from reject_image(image, record)
             elif isinstance(checked, CheckedImage):
                 writer.write(record)
-                count_image(statistics, image, checked, labels)
+                count_image(statistics, image, checked, masks, labels)
     final = storage.join(output, name)
     storage.move(temporary, final)
     found = storage.match(final)
     if [file.bytes for file in found] != [writer.bytes]:
         raise OSError(f"{final}: {writer.bytes} bytes were written, but storage lists {found}")
-    yield ShardSummary(
-        split,
-        index,
-        name,
-        statistics.images,
-        statistics.instances,
-        writer.bytes,
-        writer.crc32c,
-        DatasetStatistics({split: statistics}),
-    )
+    yield ShardSummary(split, index, name, statistics.images, statistics.instances, writer.bytes, writer.crc32c)
+    yield DatasetStatistics({split: statistics})
 
 
 class _WriteShard(beam.DoFn):  # type: ignore[misc]
@@ -173,6 +168,8 @@ class _WriteShard(beam.DoFn):  # type: ignore[misc]
         for result in write_shard(self.output, shard[0], plan, shard[1], self.folder, labels, self.options):
             if isinstance(result, Reject):
                 yield beam.pvalue.TaggedOutput("rejects", result)
+            elif isinstance(result, DatasetStatistics):
+                yield beam.pvalue.TaggedOutput("statistics", result)
             else:
                 self.images_written.inc(result.records)
                 self.instances_written.inc(result.instances)
@@ -184,12 +181,13 @@ class Written(NamedTuple):
     """What `WriteShards` gives."""
 
     summaries: beam.PCollection[ShardSummary]
+    statistics: beam.PCollection[DatasetStatistics]
     rejects: beam.PCollection[Reject]
 
 
 @dataclass
 class WriteShards(beam.PTransform):  # type: ignore[misc]
-    """((split, shard index), packed images) → shard files in `output`, a ShardSummary for each, and rejects."""
+    """((split, shard index), packed images) → shard files in `output`, a ShardSummary and statistics for each, and rejects."""
 
     output: str
     images: str
@@ -199,7 +197,9 @@ class WriteShards(beam.PTransform):  # type: ignore[misc]
 
     def expand(self, shards: beam.PCollection[tuple[ShardKey, Iterable[bytes]]]) -> Written:
         write = _WriteShard(self.output, ImageFolder(self.images), self.options)
-        out = shards | beam.ParDo(write, self.plan, self.categories).with_output_types(
-            ShardSummary, rejects=Reject
-        ).with_outputs("rejects", main="summaries")
-        return Written(out.summaries, out.rejects)
+        out = shards | (
+            beam.ParDo(write, self.plan, self.categories)
+            .with_output_types(ShardSummary, statistics=DatasetStatistics, rejects=Reject)
+            .with_outputs("statistics", "rejects", main="summaries")
+        )
+        return Written(out.summaries, out.statistics, out.rejects)

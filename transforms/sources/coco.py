@@ -18,9 +18,11 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from apache_beam.metrics import Metrics
 
 from transforms import progress, run_lengths, storage
+from transforms.batches import BatchWriter, read_batch, read_elements
 from transforms.records import (
     AnnotatedImage,
     Box,
@@ -364,7 +366,7 @@ def read_block(block: FileBlock) -> list[bytes]:
 
 Bucket = tuple[int, int]
 """A hash bucket of ids, and how many there are."""
-KeyedBytes = tuple[Bucket, bytes]
+KeyedBatch = tuple[Bucket, bytes]
 
 
 def bucket_of(number: int, buckets: int) -> Bucket:
@@ -375,10 +377,14 @@ def bucket_of(number: int, buckets: int) -> Bucket:
 class ParseBlocks(beam.DoFn):  # type: ignore[misc]
     """FileBlock → (bucket, packed parts); and, tagged, (bucket, packed id pairs), rejects, census, categories."""
 
-    def __init__(self, max_pixels: int) -> None:
+    def __init__(self, max_pixels: int, spill_folder: str | None) -> None:
         self.max_pixels = max_pixels
+        self.writer = BatchWriter(spill_folder)
         self.images_read = Metrics.counter("maskbeam", "images_read")
         self.annotations_read = Metrics.counter("maskbeam", "annotations_read")
+
+    def teardown(self) -> None:
+        self.writer.close()
 
     def process(self, block: FileBlock) -> Iterator[Any]:
         try:
@@ -419,31 +425,48 @@ class ParseBlocks(beam.DoFn):  # type: ignore[misc]
         self.annotations_read.inc(annotations)
         yield beam.pvalue.TaggedOutput("census", Census(images, annotations, megapixels))
         for bucket, pairs in ids.items():
-            yield beam.pvalue.TaggedOutput("ids", (bucket, np.array(pairs, "<i8").tobytes()))
+            yield beam.pvalue.TaggedOutput("ids", (bucket, self.writer.write(np.array(pairs, "<i8").tobytes())))
         for bucket, members in parts.items():
-            yield bucket, pack(members)
+            yield bucket, self.writer.write(pack(members))
 
 
-def find_duplicates(bucket: Bucket, packed_pairs: Iterable[bytes]) -> Iterator[KeyedBytes]:
-    """(annotation id, image id) pairs of a bucket of ids → (bucket of the image, packed `CocoDuplicate`s).
+class FindDuplicates(beam.DoFn):  # type: ignore[misc]
+    """(bucket, batches of id pairs) → (bucket of the image, batch of `CocoDuplicate`s)."""
 
-    The id belongs to the image with the smallest id; the others are told.
+    def __init__(self, spill_folder: str | None) -> None:
+        self.writer = BatchWriter(spill_folder)
+
+    def teardown(self) -> None:
+        self.writer.close()
+
+    def process(self, group: tuple[Bucket, Iterable[bytes]]) -> Iterator[KeyedBatch]:
+        (_, buckets), batches = group
+        marks: defaultdict[Bucket, list[CocoDuplicate]] = defaultdict(list)
+        for duplicate in find_duplicates([np.frombuffer(read_batch(batch), "<i8").reshape(-1, 2) for batch in batches]):
+            marks[bucket_of(duplicate.image_id, buckets)].append(duplicate)
+        for bucket, duplicates in marks.items():
+            yield bucket, self.writer.write(pack(duplicates))
+
+
+def find_duplicates(pairs: list[npt.NDArray[np.int64]]) -> Iterator[CocoDuplicate]:
+    """Arrays [N, 2] of annotation id and image id → the ids that several images claim, for all but the first of them.
+
+    First is the image with the smallest id.
     """
-    pairs = np.unique(np.concatenate([np.frombuffer(packed, "<i8").reshape(-1, 2) for packed in packed_pairs]), axis=0)
-    repeated = np.flatnonzero(pairs[1:, 0] == pairs[:-1, 0]) + 1
-    firsts = np.searchsorted(pairs[:, 0], pairs[repeated, 0])
-    for index, first in zip(repeated.tolist(), firsts.tolist(), strict=True):
-        annotation_id, image_id = pairs[index].tolist()
-        yield bucket_of(image_id, bucket[1]), pack([CocoDuplicate(image_id, annotation_id, int(pairs[first, 1]))])
+    claims = np.unique(np.concatenate(pairs), axis=0)
+    repeated = np.flatnonzero(claims[1:, 0] == claims[:-1, 0]) + 1
+    firsts = np.searchsorted(claims[:, 0], claims[repeated, 0])
+    for (annotation_id, image_id), (_, first) in zip(claims[repeated].tolist(), claims[firsts].tolist(), strict=True):
+        yield CocoDuplicate(image_id, annotation_id, first)
 
 
-def meet(packed_parts: Iterable[bytes], categories: frozenset[int]) -> Iterator[AnnotatedImage | Reject]:
+def meet(batches: Iterable[bytes], categories: frozenset[int]) -> Iterator[AnnotatedImage | Reject]:
     """The images of a bucket with their annotations, and rejects for what found no partner or came twice."""
     images: defaultdict[int, list[CocoImage]] = defaultdict(list)
     instances: defaultdict[int, list[Instance]] = defaultdict(list)
     taken: dict[tuple[int, int], int] = {}
-    for packed in packed_parts:
-        for part in _parts.decode(packed):
+    for batch in batches:
+        for part in read_elements(batch, _parts):
             if isinstance(part, CocoImage):
                 images[part.image_id].append(part)
             elif isinstance(part, CocoAnnotation):
@@ -507,6 +530,7 @@ class ReadCoco(beam.PTransform):  # type: ignore[misc]
 
     pattern: str
     max_pixels: int = 100_000_000
+    spill_folder: str | None = None
 
     def expand(self, pipeline: beam.Pipeline) -> Annotations:
         parsed = (
@@ -516,14 +540,14 @@ class ReadCoco(beam.PTransform):  # type: ignore[misc]
             | "CutBlocks" >> beam.FlatMapTuple(cut_file).with_output_types(FileBlock)
             | "SpreadBlocks" >> beam.Reshuffle()
             | "ParseBlocks"
-            >> beam.ParDo(ParseBlocks(self.max_pixels))
-            .with_output_types(KeyedBytes, ids=KeyedBytes, rejects=Reject, census=Census, categories=Category)
+            >> beam.ParDo(ParseBlocks(self.max_pixels, self.spill_folder))
+            .with_output_types(KeyedBatch, ids=KeyedBatch, rejects=Reject, census=Census, categories=Category)
             .with_outputs("ids", "rejects", "census", "categories", main="parts")
         )
         duplicates = (
             parsed.ids
             | "GroupIds" >> beam.GroupByKey()
-            | "FindDuplicates" >> beam.FlatMapTuple(find_duplicates).with_output_types(KeyedBytes)
+            | "FindDuplicates" >> beam.ParDo(FindDuplicates(self.spill_folder)).with_output_types(KeyedBatch)
         )
         met = (
             (parsed.parts, duplicates)

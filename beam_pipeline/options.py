@@ -1,0 +1,229 @@
+"""The options of `maskbeam run`: one typed class, from which the parser, its help and the documentation's table derive.
+
+Nothing here imports Beam, so that help and mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from typing import Any, NamedTuple, NoReturn
+
+GROUPS = ("Input", "Output", "Masks and boxes", "Splits and shards", "What to leave out", "Limits", "Terminal")
+
+
+class About(NamedTuple):
+    """What is said of an option, and how its text is checked."""
+
+    group: str
+    help: str
+    metavar: str | None = None
+    choices: tuple[str, ...] | None = None
+    parse: Callable[[str], Any] = str
+
+
+def option(
+    group: str,
+    help: str,  # noqa: A002 - argparse's own name for it
+    *,
+    default: Any = MISSING,
+    metavar: str | None = None,
+    choices: tuple[str, ...] | None = None,
+    parse: Callable[[str], Any] = str,
+) -> Any:
+    """A field of `RunOptions`; without a default it must be given, with the default False it is a switch."""
+    return field(default=default, metadata={"about": About(group, help, metavar, choices, parse)})
+
+
+def parse_splits(text: str) -> tuple[tuple[str, float], ...]:
+    """`train=0.9,val=0.1` to names and shares. Raises `ValueError` with a message for the user."""
+    shares = []
+    for part in text.split(","):
+        name, _, share = part.strip().partition("=")
+        if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+            raise ValueError(f"expected NAME=SHARE,… with names of letters, digits and _, found {part.strip()!r}")
+        try:
+            shares.append((name, float(share or "1")))
+        except ValueError:
+            raise ValueError(f"expected a number as the share of {name!r}, found {share!r}") from None
+    if len({name for name, _ in shares}) < len(shares):
+        raise ValueError(f"a split is named twice in {text!r}")
+    if any(not share > 0 for _, share in shares) or abs(sum(share for _, share in shares) - 1) > 1e-6:
+        raise ValueError(f"expected shares above 0 that add up to 1, found {text!r}")
+    return tuple(shares)
+
+
+def _splits(text: str) -> str:
+    parse_splits(text)
+    return text
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"expected a regular expression, found {text!r}: {error}") from None
+    return text
+
+
+def _num_shards(text: str) -> str:
+    if text != "auto" and not (text.isdecimal() and 1 <= int(text) <= 99_999):
+        raise ValueError(f"expected auto or a number from 1 to 99999, found {text!r}")
+    return text
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e9:
+        raise ValueError(f"expected a number above 0, found {text!r}")
+    return value
+
+
+def _record_mb(text: str) -> float:
+    value = _positive(text)
+    if value > 2000:
+        raise ValueError(f"expected at most 2000, found {text!r}: a protobuf message can't have over 2 GiB")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What `maskbeam run` can be told, apart from Beam's own options."""
+
+    annotations: str = option("Input", "the annotation file, or a pattern that several match", metavar="PATH")
+    images: str = option("Input", "the folder that file names in the annotations are relative to", metavar="FOLDER")
+    format: str = option("Input", "the format of the annotations", default="coco", choices=("coco",))
+    output: str = option("Output", "the folder for the data set, which is made", metavar="FOLDER")
+    overwrite: bool = option("Output", "replace the data set that is in the output folder", default=False)
+    mask_encoding: str = option(
+        "Masks and boxes",
+        "png: 8-bit grey, values 0 and 1; png1: 1-bit palette, smaller; dense: float32, large, for the Object Detection API only",
+        default="png",
+        choices=("png", "dense", "png1"),
+    )
+    boxes: str = option(
+        "Masks and boxes",
+        "annotation: the annotation's box, clipped to the image; mask: the tight box around the mask",
+        default="annotation",
+        choices=("annotation", "mask"),
+    )
+    category_ids: str = option(
+        "Masks and boxes",
+        "source: as in the annotations; contiguous: numbered from 1 in the order of the ids",
+        default="source",
+        choices=("source", "contiguous"),
+    )
+    splits: str = option(
+        "Splits and shards",
+        "names and shares of the splits, as in train=0.9,val=0.1",
+        default="train=1",
+        metavar="NAME=SHARE,…",
+        parse=_splits,
+    )
+    split_by: str | None = option(
+        "Splits and shards",
+        "a regular expression: images for which it (or its first group) finds the same text in the file name stay in one split",
+        default=None,
+        metavar="PATTERN",
+        parse=_pattern,
+    )
+    num_shards: str = option(
+        "Splits and shards",
+        "shards of each split; auto: about 100 MB each",
+        default="auto",
+        metavar="auto|N",
+        parse=_num_shards,
+    )
+    drop_crowds: bool = option("What to leave out", "leave out crowds", default=False)
+    drop_annotations_without_mask: bool = option(
+        "What to leave out", "leave out annotations that have only a box", default=False
+    )
+    drop_images_without_annotations: bool = option("What to leave out", "leave out images with nothing on them", default=False)
+    max_record_mb: float = option(
+        "Limits", "the largest record that is written, in MB", default=512.0, metavar="MB", parse=_record_mb
+    )
+    max_megapixels: float = option(
+        "Limits", "the largest image that is read, in millions of pixels", default=100.0, metavar="N", parse=_positive
+    )
+    verbose: bool = option("Terminal", "show Beam's log, and the stack trace if the job fails", default=False)
+
+    def for_manifest(self) -> dict[str, Any]:
+        """What decides over the data set: all but where it goes and how it is talked about."""
+        left_out = {"output", "overwrite", "verbose"}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
+
+
+def about(option_field: Field[Any]) -> About:
+    """What is said of a field of `RunOptions`."""
+    found: About = option_field.metadata["about"]
+    return found
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a mistake with one line and exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _type(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    def typed(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return typed
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the fields of `RunOptions` to a parser, by group."""
+    groups = {name: parser.add_argument_group(name) for name in GROUPS}
+    for one in fields(RunOptions):
+        said = about(one)
+        text = said.help.replace("%", "%%")
+        if one.default is False:
+            groups[said.group].add_argument(f"--{one.name}", action="store_true", help=text)
+            continue
+        required = one.default is MISSING
+        if not required and one.default is not None:
+            text += f" (default: {one.default})"
+        groups[said.group].add_argument(
+            f"--{one.name}",
+            required=required,
+            default=None if required else one.default,
+            choices=said.choices,
+            metavar=said.metavar,
+            type=_type(said.parse),
+            help=text,
+        )
+
+
+def options_from(parsed: argparse.Namespace) -> RunOptions:
+    """The options that a parser with `add_options` has read."""
+    return RunOptions(**{one.name: getattr(parsed, one.name) for one in fields(RunOptions)})
+
+
+def markdown_table() -> str:
+    """The options as the documentation shows them."""
+    lines = ["| option | default | meaning |", "|---|---|---|"]
+    for group in GROUPS:
+        for one in fields(RunOptions):
+            said = about(one)
+            if said.group != group:
+                continue
+            default = "required" if one.default is MISSING else "off" if one.default is False else str(one.default or "–")
+            choices = " (" + ", ".join(said.choices) + ")" if said.choices and len(said.choices) > 1 else ""
+            lines.append(f"| `--{one.name}`{choices} | {default} | {said.help} |".replace("auto|N", "auto, N"))
+    return "\n".join(lines) + "\n"
+
+
+def unknown_options(left: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Of what our parser left over, the option names that Beam does not know either."""
+    names = [text.split("=", 1)[0] for text in left if text.startswith("-")]
+    return [name for name in names if name not in known]

@@ -1,0 +1,46 @@
+"""The pipeline: six steps, as the data goes."""
+
+from __future__ import annotations
+
+import apache_beam as beam
+from apache_beam.pvalue import AsList, AsSingleton
+
+from beam_pipeline.options import RunOptions, parse_splits
+from beam_pipeline.publish import Publish
+from transforms import coders
+from transforms.rasterize import Drops, Rasterize
+from transforms.sharding import AssignShards, MergeCensus, PlanShards, Splits
+from transforms.shards import RecordOptions, WriteShards
+from transforms.sources.coco import ReadCoco
+from transforms.statistics import MergeStatistics
+
+SOURCES = {"coco": ReadCoco}
+
+
+def build(pipeline: beam.Pipeline, options: RunOptions, spill_folder: str | None = None) -> None:
+    """Annotations and images → a data set in `options.output`, its success marker last.
+
+    `spill_folder` is for runners on this machine: see `transforms.batches`.
+    """
+    splits = Splits(parse_splits(options.splits), options.split_by)
+    num_shards = None if options.num_shards == "auto" else int(options.num_shards)
+    drops = Drops(
+        options.drop_crowds, options.drop_annotations_without_mask, options.drop_images_without_annotations
+    )
+    max_pixels = int(options.max_megapixels * 1e6)
+    record = RecordOptions(
+        options.mask_encoding, options.category_ids == "contiguous", int(options.max_record_mb * 1e6), max_pixels
+    )
+    coders.register()
+
+    read = pipeline | "ReadAnnotations" >> SOURCES[options.format](options.annotations, max_pixels, spill_folder)
+    census = read.census | "Count" >> beam.CombineGlobally(MergeCensus())
+    plan = census | "PlanShards" >> PlanShards(splits, num_shards, options.mask_encoding == "dense")
+    drawn = read.images | "Rasterize" >> Rasterize(options.boxes, drops)
+    shards = drawn.images | "AssignShards" >> AssignShards(splits, AsSingleton(plan), spill_folder)
+    written = shards | "WriteShards" >> WriteShards(
+        options.output, options.images, AsSingleton(plan), AsList(read.categories), record
+    )
+    statistics = written.statistics | "Summarize" >> beam.CombineGlobally(MergeStatistics())
+    rejects = (read.rejects, drawn.rejects, written.rejects) | "AllRejects" >> beam.Flatten()
+    _ = pipeline | "Publish" >> Publish(options, plan, census, read.categories, written.summaries, statistics, rejects)

@@ -1,0 +1,297 @@
+"""Publish: what lies beside the shards, the balance of the ledger, and the success marker, last of all."""
+
+from __future__ import annotations
+
+import csv
+import heapq
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import msgspec
+
+from beam_pipeline import __version__
+from beam_pipeline.options import RunOptions
+from transforms import storage
+from transforms.examples import LabelMap
+from transforms.records import Category, Census, InputError, ReasonCode, Reject, pack
+from transforms.sharding import ShardPlan, stable_hash
+from transforms.shards import TEMPORARY, ShardSummary
+from transforms.statistics import DatasetStatistics
+from transforms.tfrecord import RecordWriter
+
+SUCCESS = "_SUCCESS"
+MANIFEST = "manifest.json"
+STATISTICS = "statistics.json"
+REJECTS = "rejects.jsonl"
+LABEL_MAP = "label_map.pbtxt"
+LABEL_MAP_CSV = "label_map.csv"
+SHARDS = "*-?????-of-?????.tfrecord"
+OURS = (SUCCESS, MANIFEST, STATISTICS, REJECTS, LABEL_MAP, LABEL_MAP_CSV, SHARDS)
+"""All that a data set consists of. Nothing else in an output folder is ever deleted."""
+
+REJECT_BUCKETS = 16
+
+
+# ------------------------------------------------------------------------------------------------- before the job
+
+
+def prepare_output(output: str, overwrite: bool) -> None:
+    """Makes an output folder ready, or raises `InputError` where there is something that must not be lost.
+
+    A data set is there if its manifest or marker is. What a job that was broken off has left is ours to clear away: it
+    shows by the temporary folder, which is made before the first file and goes after the marker is set.
+    """
+    found = [file.path for file in storage.list_folder(output)]
+    names = {path: path.replace("\\", "/").rsplit("/", 1)[-1] for path in found}
+    ours = [path for path in found if storage.matches_any(names[path], OURS)]
+    complete = {SUCCESS, MANIFEST} & set(names.values())
+    temporary = storage.join(output, TEMPORARY)
+    broken_off = bool(storage.list_folder(temporary))
+    if complete and not overwrite:
+        raise InputError(f"{output} holds a data set already: choose another --output, or replace it with --overwrite")
+    others = sorted(set(names.values()) - {names[path] for path in ours} - {TEMPORARY})
+    if others and not overwrite and not broken_off:
+        raise InputError(f"{output} is not empty ({others[0]}): choose another --output, or write beside it with --overwrite")
+    storage.make_folder(temporary)
+    storage.write_bytes(storage.join(temporary, "started"), b"")
+    success = [path for path in ours if names[path] == SUCCESS]
+    storage.delete(success)  # first: what is being taken apart must not look complete
+    storage.delete([path for path in ours if path not in success])
+    storage.delete([file.path for file in storage.list_folder(temporary) if not file.path.endswith("started")])
+
+
+# ------------------------------------------------------------------------------------------------------- contents
+
+
+def label_map_pbtxt(labels: LabelMap) -> bytes:
+    """The label map as the Object Detection API reads it. `json.dumps` quotes as the protobuf text format does."""
+    items = (f"item {{\n  id: {label}\n  name: {json.dumps(name, ensure_ascii=False)}\n}}\n" for label, name in labels.items())
+    return "".join(items).encode()
+
+
+def label_map_csv(labels: LabelMap) -> bytes:
+    """The label map as the Model Garden's label-map decoder reads it."""
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(labels.items())
+    return file.getvalue().encode()
+
+
+class Ledger(NamedTuple):
+    """What went in and where it went, for images or for annotations."""
+
+    read: int
+    written: int
+    rejected: int
+    dropped: int
+
+    def balances(self) -> bool:
+        """Whether everything is accounted for."""
+        return self.read == self.written + self.rejected + self.dropped
+
+
+def ledger(kind: str, read: int, written: int, reasons: Counter[tuple[str, str]]) -> Ledger:
+    """The ledger of one kind; `reasons` counts (kind, code)."""
+    by_option = {code: count for (of, code), count in reasons.items() if of == kind and ReasonCode[code].by_option}
+    all_reasons = sum(count for (of, _), count in reasons.items() if of == kind)
+    dropped = sum(by_option.values())
+    return Ledger(read, written, all_reasons - dropped, dropped)
+
+
+def make_manifest(
+    options: RunOptions, labels: LabelMap, census: Census, summaries: list[ShardSummary], reasons: Counter[tuple[str, str]]
+) -> dict[str, Any]:
+    """`manifest.json`. Raises `AssertionError` where the ledger does not balance: that is a bug of ours."""
+    images = ledger("image", census.images, sum(shard.records for shard in summaries), reasons)
+    annotations = ledger("annotation", census.annotations, sum(shard.instances for shard in summaries), reasons)
+    if not (images.balances() and annotations.balances()):
+        raise AssertionError(f"the ledger does not balance: {images=}, {annotations=}; nothing was published")
+    return {
+        "maskbeam": __version__,
+        "options": options.for_manifest(),
+        "categories": len(labels.labels),
+        "images": images._asdict(),
+        "annotations": annotations._asdict(),
+        "reasons": {
+            kind: {code: count for (of, code), count in sorted(reasons.items()) if of == kind}
+            for kind in ("image", "annotation")
+        },
+        "shards": [
+            {
+                "split": shard.split,
+                "file": shard.file_name,
+                "records": shard.records,
+                "instances": shard.instances,
+                "bytes": shard.bytes,
+                "crc32c": f"{shard.crc32c:08x}",
+            }
+            for shard in summaries
+        ],
+    }
+
+
+def as_json(value: object) -> bytes:
+    """JSON for people and machines, the same bytes for the same value."""
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+# -------------------------------------------------------------------------------------------------------- rejects
+
+
+class RejectPart(msgspec.Struct, frozen=True):
+    """A sorted part of the rejects, in a temporary file, and how many it has by (kind, code)."""
+
+    path: str
+    counts: dict[str, int]
+
+
+_reject = msgspec.msgpack.Decoder(Reject)
+_reject_line = msgspec.json.Decoder(Reject)
+
+
+def _reject_order(reject: Reject) -> tuple[bool, int, bool, bool, int, str, str]:
+    return (
+        reject.image_id is not None,
+        reject.image_id or 0,
+        reject.kind == "annotation",
+        reject.annotation_id is not None,
+        reject.annotation_id or 0,
+        reject.reason,
+        reject.message,
+    )
+
+
+def bucket_reject(reject: Reject) -> tuple[int, bytes]:
+    """A reject by a hash of its image."""
+    return stable_hash(str(reject.image_id), "reject") % REJECT_BUCKETS, pack(reject)
+
+
+def write_reject_part(output: str, bucket: int, packed: Iterable[bytes]) -> RejectPart:
+    """Writes a bucket of rejects, sorted, as JSON lines."""
+    rejects = sorted(map(_reject.decode, packed), key=_reject_order)
+    path = storage.join(output, TEMPORARY, f"rejects-{bucket:02d}.jsonl")
+    storage.write_bytes(path, b"".join(msgspec.json.encode(reject) + b"\n" for reject in rejects))
+    return RejectPart(path, Counter(f"{reject.kind} {reject.reason}" for reject in rejects))
+
+
+def _read_part(part: RejectPart) -> Iterator[Reject]:
+    with storage.open_read(part.path) as file:
+        for line in file:
+            yield _reject_line.decode(line)
+
+
+def write_rejects(output: str, parts: list[RejectPart]) -> Counter[tuple[str, str]]:
+    """Merges the parts into `rejects.jsonl`, sorted by image and annotation id, and counts what they hold."""
+    with storage.open_write(storage.join(output, REJECTS)) as file:
+        for reject in heapq.merge(*map(_read_part, parts), key=_reject_order):
+            file.write(msgspec.json.encode(reject) + b"\n")
+    reasons: Counter[tuple[str, str]] = Counter()
+    for part in parts:
+        for name, count in part.counts.items():
+            kind, code = name.split()
+            reasons[kind, code] += count
+    return reasons
+
+
+# ------------------------------------------------------------------------------------------------------- the step
+
+
+def write_empty_shards(output: str, plan: ShardPlan, summaries: list[ShardSummary]) -> list[ShardSummary]:
+    """All shards of the plan, in its order: those that no image fell into are written here, as files without records."""
+    known = {(shard.split, shard.index): shard for shard in summaries}
+    for split, index in plan.keys():
+        if (split, index) not in known:
+            name = plan.file_name(split, index)
+            with storage.open_write(storage.join(output, name)) as file:
+                writer = RecordWriter(file)
+            known[split, index] = ShardSummary(split, index, name, 0, 0, writer.bytes, writer.crc32c)
+    return [known[key] for key in plan.keys()]
+
+
+def check_shards(output: str, summaries: list[ShardSummary]) -> None:
+    """Raises `OSError` unless storage lists every shard with its size, and no other."""
+    expected = {shard.file_name: shard.bytes for shard in summaries}
+    listed = storage.match(storage.join(output, SHARDS))
+    found = {file.path.replace("\\", "/").rsplit("/", 1)[-1]: file.bytes for file in listed}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise OSError(f"{output}/{name}: expected {expected.get(name)} bytes, storage lists {found.get(name)}")
+
+
+def publish(
+    options: RunOptions,
+    plan: ShardPlan,
+    census: Census,
+    categories: list[Category],
+    summaries: list[ShardSummary],
+    statistics: DatasetStatistics,
+    parts: list[RejectPart],
+) -> None:
+    """Writes all that lies beside the shards, checks the balance and the shards, and sets the marker.
+
+    Does nothing where the marker is set: a runner may call this again after it has succeeded.
+    """
+    output = options.output
+    if storage.exists(storage.join(output, SUCCESS)):
+        return
+    labels = LabelMap.of(categories, options.category_ids == "contiguous")
+    shards = write_empty_shards(output, plan, summaries)
+    reasons = write_rejects(output, sorted(parts, key=lambda part: part.path))
+    manifest = make_manifest(options, labels, census, shards, reasons)
+    for name, data in (
+        (LABEL_MAP, label_map_pbtxt(labels)),
+        (LABEL_MAP_CSV, label_map_csv(labels)),
+        (STATISTICS, as_json(statistics.as_json(dict(labels.items())))),
+        (MANIFEST, as_json(manifest)),
+    ):
+        storage.write_bytes(storage.join(output, name), data)
+    check_shards(output, shards)
+    storage.write_bytes(storage.join(output, SUCCESS), b"")
+    temporary = storage.join(output, TEMPORARY)
+    storage.delete([file.path for file in storage.list_folder(temporary)])
+    if storage.exists(temporary):
+        storage.delete([temporary])
+
+
+@dataclass
+class Publish(beam.PTransform):  # type: ignore[misc]
+    """All that the job has found out → a complete data set in `options.output`."""
+
+    options: RunOptions
+    plan: beam.PCollection[ShardPlan]
+    census: beam.PCollection[Census]
+    categories: beam.PCollection[Category]
+    summaries: beam.PCollection[ShardSummary]
+    statistics: beam.PCollection[DatasetStatistics]
+    rejects: beam.PCollection[Reject]
+
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[None]:
+        options, output = self.options, self.options.output
+        parts = (
+            self.rejects
+            | "BucketRejects" >> beam.Map(bucket_reject).with_output_types(tuple[int, bytes])
+            | "GroupRejects" >> beam.GroupByKey()
+            | "WriteRejects" >> beam.MapTuple(lambda bucket, packed: write_reject_part(output, bucket, packed))
+        )
+
+        def all_of_it(_: None, *collected: Any) -> None:
+            publish(options, *collected)
+
+        return (
+            pipeline
+            | beam.Create([None])
+            | "Finish"
+            >> beam.Map(
+                all_of_it,
+                beam.pvalue.AsSingleton(self.plan),
+                beam.pvalue.AsSingleton(self.census),
+                beam.pvalue.AsList(self.categories),
+                beam.pvalue.AsList(self.summaries),
+                beam.pvalue.AsSingleton(self.statistics),
+                beam.pvalue.AsList(parts),
+            )
+        )

@@ -1,0 +1,99 @@
+"""Data for the benchmarks: a COCO file and JPEGs that weigh what photographs do.
+
+    python benchmarks/make_data.py FOLDER --images 1500 --instances 7 --size 640x480
+
+Every image has a file name of its own; there are 200 different contents, linked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+CONTENTS = 200
+
+
+def photograph(rng: np.random.Generator, width: int, height: int) -> Image.Image:
+    """Soft structure on all scales and sensor noise: about a third of a byte a pixel as a JPEG of quality 93."""
+    pixels = np.zeros((height, width, 3), np.float32)
+    for step in (160, 40, 10):
+        coarse = rng.uniform(0, 255, (height // step + 2, width // step + 2, 3)).astype(np.uint8)
+        pixels += np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), np.float32)
+    image = Image.fromarray((pixels / 3 + rng.normal(0, 9, pixels.shape)).clip(0, 255).astype(np.uint8))
+    return image.filter(ImageFilter.GaussianBlur(0.6))
+
+
+def outline(rng: random.Random, width: int, height: int) -> list[float]:
+    """A wobbly ring of 12 to 45 points, of COCO's sizes, rounded to hundredths, partly over no edge."""
+    radius = min(width, height) * min(0.45, rng.lognormvariate(-2.9, 0.9))
+    x, y = rng.uniform(0, width), rng.uniform(0, height)
+    points = rng.randint(12, 45)
+    ring = []
+    for index in range(points):
+        angle = 2 * math.pi * index / points
+        reach = radius * rng.uniform(0.7, 1.3)
+        ring += [
+            round(min(width, max(0.0, x + 1.3 * reach * math.cos(angle))), 2),
+            round(min(height, max(0.0, y + reach * math.sin(angle))), 2),
+        ]
+    return ring
+
+
+def make(folder: Path, images: int, instances: int, width: int, height: int) -> None:
+    """Writes `instances.json` and `images/`."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(1)
+    for index in range(min(CONTENTS, images)):
+        path = folder / f"content-{index:03d}.jpg"
+        if not path.exists():
+            photograph(noise, width, height).save(path, quality=93)
+    rng = random.Random(1)
+    entries, annotations = [], []
+    for image_id in range(1, images + 1):
+        name = f"{image_id:012d}.jpg"
+        if not (folder / "images" / name).exists():
+            os.link(folder / f"content-{image_id % min(CONTENTS, images):03d}.jpg", folder / "images" / name)
+        entries.append({"id": image_id, "file_name": name, "width": width, "height": height})
+        while len(annotations) < image_id * instances:
+            ring = outline(rng, width, height)
+            xs, ys = ring[0::2], ring[1::2]
+            box = [min(xs), min(ys), round(max(xs) - min(xs), 2), round(max(ys) - min(ys), 2)]
+            if box[2] < 2 or box[3] < 2:
+                continue
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": rng.randint(1, 80),
+                    "segmentation": [ring],
+                    "area": round(box[2] * box[3] * 0.7, 2),
+                    "bbox": box,
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": number, "name": f"category {number}", "supercategory": "things"} for number in range(1, 81)]
+    (folder / "instances.json").write_text(
+        json.dumps({"info": {}, "images": entries, "annotations": annotations, "categories": categories})
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--images", type=int, default=1500)
+    parser.add_argument("--instances", type=int, default=7)
+    parser.add_argument("--size", default="640x480", help="width x height")
+    parsed = parser.parse_args()
+    width, height = map(int, parsed.size.split("x"))
+    make(parsed.folder, parsed.images, parsed.instances, width, height)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Distribution metadata. Everything of substance is in `beam_pipeline` and `transforms`."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "beam_pipeline" / "__init__.py").read_text(encoding="utf-8"))
+if VERSION is None:
+    raise RuntimeError("beam_pipeline/__init__.py has no __version__")
+
+TENSORFLOW = "tensorflow>=2.18"  # only `verify` and the tests import it; workers do without its 600 MB
+
+setup(
+    name="maskbeam",
+    version=VERSION[1],
+    description="Instance-segmentation annotations to sharded TFRecords that Mask R-CNN trains on, as an Apache Beam pipeline",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.14",
+    packages=find_packages(include=["beam_pipeline*", "transforms*"]),
+    package_data={"beam_pipeline": ["py.typed"], "transforms": ["py.typed"]},
+    install_requires=[
+        "apache-beam[gcp]>=2.70",
+        "google-cloud-storage>=2.18",
+        "google-crc32c>=1.5",
+        "msgspec>=0.19",
+        "numpy>=1.26",
+        "pillow>=11.0",
+        "pycocotools>=2.0.8",
+        "zstandard>=0.20",
+    ],
+    extras_require={
+        "verify": [TENSORFLOW],
+        "dev": [
+            TENSORFLOW,
+            "build>=1.2",
+            "hypothesis>=6.100",
+            "mypy>=1.15",
+            "pytest>=8.0",
+            "pytest-xdist>=3.5",
+            "ruff>=0.9",
+        ],
+    },
+    entry_points={"console_scripts": ["maskbeam = beam_pipeline.cli:main"]},
+)
