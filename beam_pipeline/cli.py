@@ -101,9 +101,9 @@ def explain(error: BaseException) -> tuple[str, int]:
     text = str(error)
     inner = re.findall(r"InputError: (.*?)(?: \[while running|\n|\\n|$)", text)
     if isinstance(error, InputError) or inner:
-        message = inner[-1] if inner else text.split(" [while running")[0]
+        message = inner[-1] if inner else text.split(" [while running", maxsplit=1)[0]
         return message, 2
-    last = [line for line in text.split(" [while running")[0].splitlines() if line.strip()]
+    last = [line for line in text.split(" [while running", maxsplit=1)[0].splitlines() if line.strip()]
     said = last[-1].strip() if last else "without a message"
     return f"the job failed: {type(error).__name__}: {said} (--verbose shows more)", 1
 

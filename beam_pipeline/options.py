@@ -9,7 +9,11 @@ import argparse
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+if TYPE_CHECKING:
+    from transforms.encode import MaskEncoding
+    from transforms.rasterize import BoxSource
 
 GROUPS = ("Input", "Output", "Masks and boxes", "Splits and shards", "What to leave out", "Limits", "Terminal")
 
@@ -100,13 +104,13 @@ class RunOptions:
     format: str = option("Input", "the format of the annotations", default="coco", choices=("coco",))
     output: str = option("Output", "the folder for the data set, which is made", metavar="FOLDER")
     overwrite: bool = option("Output", "replace the data set that is in the output folder", default=False)
-    mask_encoding: str = option(
+    mask_encoding: MaskEncoding = option(
         "Masks and boxes",
         "png: 8-bit grey, values 0 and 1; png1: 1-bit palette, smaller; dense: float32, large, for the Object Detection API only",
         default="png",
         choices=("png", "dense", "png1"),
     )
-    boxes: str = option(
+    boxes: BoxSource = option(
         "Masks and boxes",
         "annotation: the annotation's box, clipped to the image; mask: the tight box around the mask",
         default="annotation",
@@ -140,9 +144,7 @@ class RunOptions:
         parse=_num_shards,
     )
     drop_crowds: bool = option("What to leave out", "leave out crowds", default=False)
-    drop_annotations_without_mask: bool = option(
-        "What to leave out", "leave out annotations that have only a box", default=False
-    )
+    drop_annotations_without_mask: bool = option("What to leave out", "leave out annotations that have only a box", default=False)
     drop_images_without_annotations: bool = option("What to leave out", "leave out images with nothing on them", default=False)
     max_record_mb: float = option(
         "Limits", "the largest record that is written, in MB", default=512.0, metavar="MB", parse=_record_mb

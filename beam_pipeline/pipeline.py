@@ -24,9 +24,7 @@ def build(pipeline: beam.Pipeline, options: RunOptions, spill_folder: str | None
     """
     splits = Splits(parse_splits(options.splits), options.split_by)
     num_shards = None if options.num_shards == "auto" else int(options.num_shards)
-    drops = Drops(
-        options.drop_crowds, options.drop_annotations_without_mask, options.drop_images_without_annotations
-    )
+    drops = Drops(options.drop_crowds, options.drop_annotations_without_mask, options.drop_images_without_annotations)
     max_pixels = int(options.max_megapixels * 1e6)
     record = RecordOptions(
         options.mask_encoding, options.category_ids == "contiguous", int(options.max_record_mb * 1e6), max_pixels

@@ -117,8 +117,7 @@ def make_manifest(
         "images": images._asdict(),
         "annotations": annotations._asdict(),
         "reasons": {
-            kind: {code: count for (of, code), count in sorted(reasons.items()) if of == kind}
-            for kind in ("image", "annotation")
+            kind: {code: count for (of, code), count in sorted(reasons.items()) if of == kind} for kind in ("image", "annotation")
         },
         "shards": [
             {
@@ -203,13 +202,13 @@ def write_rejects(output: str, parts: list[RejectPart]) -> Counter[tuple[str, st
 def write_empty_shards(output: str, plan: ShardPlan, summaries: list[ShardSummary]) -> list[ShardSummary]:
     """All shards of the plan, in its order: those that no image fell into are written here, as files without records."""
     known = {(shard.split, shard.index): shard for shard in summaries}
-    for split, index in plan.keys():
+    for split, index in plan.shard_keys():
         if (split, index) not in known:
             name = plan.file_name(split, index)
             with storage.open_write(storage.join(output, name)) as file:
                 writer = RecordWriter(file)
             known[split, index] = ShardSummary(split, index, name, 0, 0, writer.bytes, writer.crc32c)
-    return [known[key] for key in plan.keys()]
+    return [known[key] for key in plan.shard_keys()]
 
 
 def check_shards(output: str, summaries: list[ShardSummary]) -> None:

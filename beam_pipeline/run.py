@@ -89,8 +89,11 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> dict[str, Any]:
 
 @contextmanager
 def scratch_folder(output: str) -> Iterator[str]:
-    """A folder on this machine for the time of the job: below the output, where a later job clears it away if this one is
-    killed; or among the system's temporary files, where the output is a bucket."""
+    """A folder on this machine for the time of the job.
+
+    It is below the output, where a later job clears it away if this one is killed; or, where the output is a bucket, among
+    the system's temporary files.
+    """
     if FileSystems.get_scheme(output) is not None:
         with tempfile.TemporaryDirectory(prefix="maskbeam-") as folder:
             yield folder

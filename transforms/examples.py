@@ -84,7 +84,7 @@ def _feature(value: Feature) -> Parts:
     if not isinstance(value, np.ndarray):
         return _field(1, [part for text in value for part in _field(1, [text])])
     if value.dtype == np.float32:
-        packed: bytes | memoryview = memoryview(np.ascontiguousarray(value, "<f4")).cast("B") if value.size else b""
+        packed: bytes | memoryview = np.ascontiguousarray(value, "<f4").data.cast("B") if value.size else b""
         return _field(2, _field(1, [packed]) if value.size else [])
     numbers = value.tolist()
     small = not numbers or (min(numbers) >= 0 and max(numbers) < 128)
@@ -108,8 +108,8 @@ def build_record(
 ) -> bytes | Problem:
     """The record of an image whose instances all have a box inside it, and a mask of its size or none.
 
-    `runs` are the instances' masks as `masks_of` gives them: an instance without one gets an empty one, with weight 0. `RECORD_LIMIT`, before anything large is made, where the
-    record would have over `max_bytes`.
+    `runs` are the instances' masks as `masks_of` gives them: an instance without one gets an empty one, with weight 0.
+    `RECORD_LIMIT`, before anything large is made, where the record would have over `max_bytes`.
     """
     height, width, instances = checked.height, checked.width, image.instances
     masks: Feature
@@ -130,7 +130,7 @@ def build_record(
     if encoding == "dense":
         masks = encode.dense_masks(runs, height, width)
     boxes = np.array([one.box for one in instances], np.float64).reshape(-1, 4)
-    boxes = (boxes / (height, width, height, width)).clip(0, 1).astype(np.float32)
+    scaled: npt.NDArray[np.float32] = (boxes / (height, width, height, width)).clip(0, 1).astype(np.float32)
     texts = [labels.labels[one.category_id] for one in instances]
     return encode_example(
         {
@@ -141,10 +141,10 @@ def build_record(
             "image/key/sha256": checked.sha256.encode(),
             "image/encoded": checked.data,
             "image/format": checked.format.encode(),
-            "image/object/bbox/ymin": boxes[:, 0],
-            "image/object/bbox/xmin": boxes[:, 1],
-            "image/object/bbox/ymax": boxes[:, 2],
-            "image/object/bbox/xmax": boxes[:, 3],
+            "image/object/bbox/ymin": scaled[:, 0],
+            "image/object/bbox/xmin": scaled[:, 1],
+            "image/object/bbox/ymax": scaled[:, 2],
+            "image/object/bbox/xmax": scaled[:, 3],
             "image/object/class/text": [name.encode() for _, name in texts],
             "image/object/class/label": np.array([label for label, _ in texts], np.int64),
             "image/object/is_crowd": np.array([one.is_crowd for one in instances], np.int64),

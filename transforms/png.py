@@ -38,7 +38,7 @@ _BATCH_RUNS = 1 << 20  # beyond this, masks are encoded one by one, to bound the
 
 def _code_lengths(weights: Mapping[int, int], size: int) -> list[int]:
     """Lengths in bits of a Huffman code for symbols 0 … size - 1; 0 for those without a weight."""
-    heap = [(weight, symbol, (symbol,)) for symbol, weight in sorted(weights.items())]
+    heap: list[tuple[int, int, tuple[int, ...]]] = [(weight, symbol, (symbol,)) for symbol, weight in sorted(weights.items())]
     lengths = [0] * size
     heapq.heapify(heap)
     while len(heap) > 1:

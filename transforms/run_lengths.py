@@ -109,7 +109,8 @@ def to_mask(mask: RunLengths) -> Mask:
     """The pixels, uint8 0/1, shape (height, width)."""
     runs = runs_of(mask)
     values = (np.arange(len(runs)) & 1).astype(np.uint8)
-    return np.repeat(values, runs).reshape(mask.width, mask.height).T
+    pixels: Mask = np.repeat(values, runs).reshape(mask.width, mask.height).T
+    return pixels
 
 
 def from_mask(mask: Mask) -> RunLengths:

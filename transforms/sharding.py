@@ -68,7 +68,7 @@ class ShardPlan(NamedTuple):
         """The name of a shard's file."""
         return f"{split}-{index:05d}-of-{dict(self.shards)[split]:05d}.tfrecord"
 
-    def keys(self) -> list[tuple[str, int]]:
+    def shard_keys(self) -> list[tuple[str, int]]:
         """(split, index) of all shards, in order."""
         return [(split, index) for split, count in self.shards for index in range(count)]
 

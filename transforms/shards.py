@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import apache_beam as beam
 import msgspec
@@ -111,7 +111,13 @@ def count_image(
 
 
 def write_shard(
-    output: str, key: ShardKey, plan: ShardPlan, packed: Iterable[bytes], folder: ImageFolder, labels: LabelMap, options: RecordOptions
+    output: str,
+    key: ShardKey,
+    plan: ShardPlan,
+    packed: Iterable[bytes],
+    folder: ImageFolder,
+    labels: LabelMap,
+    options: RecordOptions,
 ) -> Iterator[Reject | ShardSummary | DatasetStatistics]:
     """Writes one shard under a temporary name and moves it; gives a reject for all that is not in it, then what is.
 

@@ -17,7 +17,7 @@ _HEADER = struct.Struct("<QI")
 
 def masked_crc(data: bytes) -> int:
     """CRC-32C rotated by 15 bits plus a constant, so that a CRC over CRCs is harmless."""
-    crc = google_crc32c.value(data)
+    crc: int = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 

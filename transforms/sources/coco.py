@@ -41,7 +41,7 @@ from transforms.records import (
     reject_image,
 )
 from transforms.sharding import stable_hash
-from transforms.sources.json_blocks import Block, cut_blocks
+from transforms.sources.json_blocks import cut_blocks
 
 LISTS = frozenset({"images", "annotations", "categories"})
 BUCKET_BYTES = 8 << 20  # of JSON
@@ -212,27 +212,39 @@ def _box(bbox: list[float] | None) -> Box | None:
     return box if width > 0 and height > 0 and all(map(np.isfinite, box)) else None
 
 
+def _is_usable(entry: _Annotation) -> bool:
+    """Whether what the fast path has decoded is within bounds too."""
+    ids = entry.id in _INT64 and entry.category_id in _INT64
+    return ids and image_id_of(entry.image_id) is not None and entry.iscrowd in (0, 1, None)
+
+
 def parse_annotation(raw: bytes) -> CocoAnnotation | Reject:
     """One element of `annotations` from its JSON. Raises `InputError` only for what is not JSON."""
     try:
-        entry: _Annotation | Problem = _annotation.decode(raw)
+        entry = _annotation.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        loaded = _loads(raw)
-        entry = loaded if isinstance(loaded, Problem) else _slow_annotation(loaded)
-        if isinstance(entry, Problem):
-            ids = loaded if isinstance(loaded, dict) else {}
-            annotation_id = ids.get("id") if _is_int(ids.get("id")) else None
-            return Reject("annotation", image_id_of(ids.get("image_id")), annotation_id, entry.code, entry.message)
+        return _parse_slowly(raw)
+    return _packed(entry) if _is_usable(entry) else _parse_slowly(raw)
+
+
+def _parse_slowly(raw: bytes) -> CocoAnnotation | Reject:
+    loaded = _loads(raw)
+    entry = loaded if isinstance(loaded, Problem) else _slow_annotation(loaded)
+    if isinstance(entry, _Annotation):
+        return _packed(entry)
+    ids = loaded if isinstance(loaded, dict) else {}
+    annotation_id = ids.get("id") if _is_int(ids.get("id")) else None
+    return Reject("annotation", image_id_of(ids.get("image_id")), annotation_id, entry.code, entry.message)
+
+
+def _packed(entry: _Annotation) -> CocoAnnotation | Reject:
     image_id = image_id_of(entry.image_id)
-    if image_id is None or entry.iscrowd not in (0, 1, None) or not (_is_int(entry.id) and _is_int(entry.category_id)):
-        wrong: Shape | Problem = _slow_annotation(msgspec.to_builtins(entry))
-    else:
-        wrong = _shape(entry.segmentation)
-    if isinstance(wrong, Problem):
-        return Reject("annotation", image_id, entry.id if _is_int(entry.id) else None, wrong.code, wrong.message)
-    assert image_id is not None
+    assert image_id is not None, "checked by both paths"
+    shape = _shape(entry.segmentation)
+    if isinstance(shape, Problem):
+        return Reject("annotation", image_id, entry.id, shape.code, shape.message)
     area = float(entry.area) if entry.area is not None and 0 <= entry.area < np.inf else None
-    instance = Instance(entry.id, entry.category_id, _box(entry.bbox), area, bool(entry.iscrowd), wrong)
+    instance = Instance(entry.id, entry.category_id, _box(entry.bbox), area, bool(entry.iscrowd), shape)
     return CocoAnnotation(image_id, instance)
 
 
@@ -270,7 +282,9 @@ def _is_text(value: str) -> bool:
 
 
 def _image_problem(fields: dict[str, Any], max_pixels: int) -> Problem | None:
-    name, height, width = fields.get("file_name"), fields.get("height"), fields.get("width")
+    name: Any = fields.get("file_name")
+    height: Any = fields.get("height")
+    width: Any = fields.get("width")
     if not isinstance(name, str) or not name:
         return _field("file_name", name, "the image's file name")
     if not _is_text(name):
@@ -279,7 +293,9 @@ def _image_problem(fields: dict[str, Any], max_pixels: int) -> Problem | None:
         if not _is_int(value):
             return _field(side, value, "a number of pixels")
     if height < 1 or width < 1 or height * width > max_pixels:
-        return problem(ReasonCode.DIM_LIMIT, f"the image is {height} × {width} (height × width), at most {max_pixels} pixels are read")
+        return problem(
+            ReasonCode.DIM_LIMIT, f"the image is {height} × {width} (height × width), at most {max_pixels} pixels are read"
+        )
     return None
 
 

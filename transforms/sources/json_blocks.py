@@ -131,4 +131,6 @@ def cut_blocks(read: Callable[[int], bytes], keys: frozenset[str], name: str) ->
         raise invalid(f"the file ends at byte {offset} in the middle of the data; it may have been cut off")
     missing = sorted(keys - found)
     if missing:
-        raise invalid(f"expected the lists {', '.join(map(repr, sorted(keys)))}, but {', '.join(map(repr, missing))} is not there")
+        raise invalid(
+            f"expected the lists {', '.join(map(repr, sorted(keys)))}, but {', '.join(map(repr, missing))} is not there"
+        )
