@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import difflib
 import json
-import logging
 import os
-import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 import apache_beam as beam
@@ -20,8 +17,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_pipeline.options import RunOptions
 from beam_pipeline.pipeline import build
-from beam_pipeline.publish import MANIFEST, prepare_output
-from transforms import progress, storage
+from beam_pipeline.publish import MANIFEST, REJECTS, prepare_output
+from beam_pipeline.terminal import duration, quiet, watch_progress
+from transforms import storage
 from transforms.records import InputError, ReasonCode
 from transforms.shards import TEMPORARY
 
@@ -42,8 +40,6 @@ def check_beam_options(left: Sequence[str]) -> list[str]:
     except SystemExit:  # the parser has said why
         raise InputError("one of Beam's options has a value that it does not take") from None
     if unknown:
-        from dataclasses import fields
-
         name = unknown[0].split("=", 1)[0]
         known = [f"--{one.name}" for one in fields(RunOptions)] + list(parser._option_string_actions)
         near = difflib.get_close_matches(name, known, 1)
@@ -71,18 +67,16 @@ def check_inputs(options: RunOptions) -> None:
 def run(options: RunOptions, beam_flags: Sequence[str]) -> dict[str, Any]:
     """Runs the job to its end and returns its manifest. Raises `InputError`, or what the runner raises."""
     flags = check_beam_options(beam_flags)
-    check_inputs(options)
-    pipeline_options = PipelineOptions(flags)
-    if not pipeline_options.get_all_options().get("runner"):
-        pipeline_options = PipelineOptions([*flags, f"--runner={LOCAL_RUNNER}"])
-    if not options.verbose:
-        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    prepare_output(options.output, options.overwrite)
-    local = pipeline_options.get_all_options()["runner"] in LOCAL_RUNNERS
-    with watch_progress(), scratch_folder(options.output) as scratch:
-        pipeline = beam.Pipeline(options=pipeline_options)
-        build(pipeline, options, scratch if local else None)
-        pipeline.run().wait_until_finish()
+    runner = PipelineOptions(flags).get_all_options().get("runner") or LOCAL_RUNNER
+    pipeline_options = PipelineOptions([*flags, f"--runner={runner}"])
+    local = runner in LOCAL_RUNNERS
+    with quiet(options.verbose or not local) as terminal, watch_progress(terminal):
+        check_inputs(options)
+        prepare_output(options.output, options.overwrite)
+        with scratch_folder(options.output) as scratch:
+            pipeline = beam.Pipeline(options=pipeline_options)
+            build(pipeline, options, scratch if local else None)
+            pipeline.run().wait_until_finish()
     manifest: dict[str, Any] = json.loads(storage.read_bytes(storage.join(options.output, MANIFEST)))
     return manifest
 
@@ -103,59 +97,6 @@ def scratch_folder(output: str) -> Iterator[str]:
     yield scratch
 
 
-# ---------------------------------------------------------------------------------------------------------- terminal
-
-
-def progress_line(read: int, done: int, seconds: float) -> str:
-    """One line on how far the job has come, `seconds` after the first image."""
-    if not read:
-        return "reading annotations"
-    if not done or seconds < 1:
-        return f"{done:,} of {read:,} images"
-    rate = done / seconds
-    left = max(0, read - done) / rate
-    return f"{done:,} of {read:,} images, {rate:,.0f} images/s, {duration(left)} left"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
-
-
-@contextmanager
-def watch_progress() -> Iterator[None]:
-    """Shows how far the job has come: a live line on a terminal, else a plain line every half minute."""
-    live = sys.stderr.isatty()
-    stop = threading.Event()
-    with tempfile.TemporaryDirectory(prefix="maskbeam-") as folder:
-        os.environ[progress.FOLDER_VARIABLE] = folder
-
-        def show() -> None:
-            began: float | None = None
-            while not stop.wait(0.2 if live else 30.0 if began else 5.0):
-                done = progress.read(folder, progress.IMAGES_DONE)
-                if done and began is None:
-                    began = time.monotonic()
-                line = progress_line(
-                    progress.read(folder, progress.IMAGES_READ), done, time.monotonic() - (began or time.monotonic())
-                )
-                print(f"\r\x1b[K{line}" if live else line, end="" if live else "\n", file=sys.stderr, flush=True)
-
-        thread = threading.Thread(target=show, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-            if live:
-                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-            del os.environ[progress.FOLDER_VARIABLE]
-
-
 def summary(options: RunOptions, manifest: dict[str, Any], seconds: float) -> str:
     """What is printed at the end."""
     images, annotations, shards = manifest["images"], manifest["annotations"], manifest["shards"]
@@ -166,13 +107,14 @@ def summary(options: RunOptions, manifest: dict[str, Any], seconds: float) -> st
     lines = [
         f"{images['written']:,} of {images['read']:,} images and {annotations['written']:,} of {annotations['read']:,} "
         f"annotations written in {duration(seconds)} ({images['written'] / max(seconds, 1e-3):,.0f} images/s)",
-        f"{len(shards)} shards, {size / 1e6:,.1f} MB: " + ", ".join(f"{name} {count}" for name, count in by_split.items()),
+        f"{len(shards)} shard{'s' * (len(shards) > 1)}, {size / 1e6:,.1f} MB: "
+        + ", ".join(f"{name} {count}" for name, count in by_split.items()),
     ]
     if any(manifest["reasons"].values()):
         lines.append("not written:")
         for kind in ("image", "annotation"):
             for code, count in sorted(manifest["reasons"][kind].items(), key=lambda item: (-item[1], item[0])):
                 lines.append(f"  {count:>7,} {kind}{'s' if count > 1 else ' '}  {code}: {ReasonCode[code].value}")
-        lines.append(f"each of them, with its reason, is in {storage.join(options.output, 'rejects.jsonl')}")
+        lines.append(f"each of them, with its reason, is in {storage.join(options.output, REJECTS)}")
     lines.append(f"next: maskbeam verify {options.output}")
     return "\n".join(lines)

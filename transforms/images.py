@@ -11,13 +11,35 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from apache_beam.io.filesystems import FileSystems
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from transforms import storage
 from transforms.records import Fix, Problem, ReasonCode, problem
 
-READ_FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
-"""What Pillow may try. Everything but JPEG and PNG is converted."""
+READ_FORMATS = tuple(
+    plugin.format
+    for plugin in (
+        JpegImagePlugin.JpegImageFile,
+        PngImagePlugin.PngImageFile,
+        TiffImagePlugin.TiffImageFile,
+        WebPImagePlugin.WebPImageFile,
+        BmpImagePlugin.BmpImageFile,
+        GifImagePlugin.GifImageFile,
+        PpmImagePlugin.PpmImageFile,
+    )
+)
+"""What Pillow may try; naming the plugins registers them. JPEG includes MPO. Everything but JPEG and PNG is converted."""
 
 _ORIENTATION = 0x0112
 _UNREADABLE = ((4, b"ftyp"), (0, b"%!PS"), (0, b"\xff\x0a"), (4, b"JXL "), (4, b"jP  "), (0, b"\xff\x4f\xff\x51"))

@@ -189,9 +189,8 @@ class Census(msgspec.Struct, frozen=True, array_like=True):
 def reject_image(image: AnnotatedImage, why: Problem) -> list[Reject]:
     """The rejects for an image and, with the same reason, for each of its instances."""
     rejects = [Reject("image", image.image_id, None, why.code, why.message)]
-    message = f"its image was rejected: {why.message}"
     for instance in image.instances:
-        rejects.append(Reject("annotation", image.image_id, instance.annotation_id, why.code, message))
+        rejects.append(Reject("annotation", image.image_id, instance.annotation_id, why.code, "its image was rejected"))
     return rejects
 
 
