@@ -1,10 +1,17 @@
-"""What the tests share: where the real data is, and how a run is made."""
+"""What the tests share: where the real data is, and the demo's data and records, made once a session."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+
+from beam_pipeline.demo import make_demo_data
+from beam_pipeline.options import RunOptions
+from beam_pipeline.run import run
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -15,3 +22,42 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip(f"there is no real data at {REAL_DATA}")
     return REAL_DATA
+
+
+class Data(NamedTuple):
+    annotations: Path
+    images: Path
+
+
+class Output(NamedTuple):
+    folder: Path
+    manifest: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    """The demo's pictures and annotations."""
+    return Data(*make_demo_data(tmp_path_factory.mktemp("demo")))
+
+
+@pytest.fixture(scope="session")
+def run_demo(demo_data: Data, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Output]:
+    """Runs the demo's data with options, Beam's as `beam=[…]`, into a new folder."""
+
+    def runs(beam: tuple[str, ...] = (), **options: Any) -> Output:
+        folder = options.pop("output", None) or tmp_path_factory.mktemp("out") / "records"
+        given = {"annotations": str(demo_data.annotations), "images": str(demo_data.images), "output": str(folder), **options}
+        return Output(Path(folder), run(RunOptions(**given), beam))
+
+    return runs
+
+
+@pytest.fixture(scope="session")
+def demo_output(run_demo: Callable[..., Output]) -> Output:
+    """The demo's records, with the default options but two shards a split."""
+    return run_demo(splits="train=0.7,val=0.3", num_shards="2")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file in a folder."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}

@@ -1,0 +1,171 @@
+"""What a person types, and what they are told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Data, Output
+
+from beam_pipeline.cli import main
+
+
+def said_in_one_line(capfd: pytest.CaptureFixture[str]) -> str:
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1, error
+    assert "Traceback" not in error
+    return error
+
+
+def status(arguments: list[str]) -> int:
+    try:
+        return main(arguments)
+    except SystemExit as error:
+        return int(error.code or 0)
+
+
+def run_arguments(data: Data, output: Path, *more: str) -> list[str]:
+    return ["run", "--annotations", str(data.annotations), "--images", str(data.images), "--output", str(output), *more]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "COMMAND"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["run"], "--annotations, --images, --output"),
+        (["run", "--annotations", "a", "--images", "b", "--output", "c", "--mask_encoding", "gif"], "'png', 'dense', 'png1'"),
+        (["run", "--annotations", "a", "--images", "b", "--output", "c", "--splits", "train=0.5"], "add up to 1"),
+        (["run", "--annotations", "a", "--images", "b", "--output", "c", "--num_shards", "none"], "auto or a number"),
+        (["run", "--annotations", "a", "--images", "b", "--output", "c", "--split_by", "("], "regular expression"),
+        (["run", "--annotations", "a", "--images", "b", "--output", "c", "--max_record_mb", "4000"], "2 GiB"),
+        (["verify", "x", "--fast"], "unknown argument --fast"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_status_2(arguments: list[str], said: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert status(arguments) == 2
+    assert said in said_in_one_line(capfd)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--overwritten"], "unknown option --overwritten: did you mean --overwrite?"),
+        (["--num_shard=3"], "did you mean --num_shards?"),
+        (["--annotations", "/nowhere/instances.json"], "there is no such file"),
+        (["--images", "/nowhere"], "--images /nowhere: there is no such folder"),
+    ],
+)
+def test_what_is_wrong_before_a_job_starts(
+    demo_data: Data, tmp_path: Path, more: list[str], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert status(run_arguments(demo_data, tmp_path / "out", *more)) == 2
+    assert said in said_in_one_line(capfd)
+    assert not (tmp_path / "out").exists()
+
+
+UNUSABLE = [
+    ('{"images": [{"id": 1,', "cut off"),
+    ('{"images": [], "annotations": []}', "'categories' is not there"),
+    ("[]", "expected a JSON object"),
+    ('{"images": [], "categories": [], "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [NaN]}]}', "NaN"),
+    ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "expected categories with"),
+    ('{"images": [], "annotations": [], "categories": [{"id": 0, "name": "a"}]}', "--category_ids contiguous"),
+    ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}', "both named 'a'"),
+]
+PROCESSES = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")  # their exceptions come as text
+
+
+@pytest.mark.parametrize(("text", "said", "workers"), [(text, said, ()) for text, said in UNUSABLE] + [(*UNUSABLE[0], PROCESSES)])
+def test_an_unusable_annotation_file_is_one_line_and_status_2(
+    tmp_path: Path, text: str, said: str, workers: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "instances.json"
+    file.write_text(text)
+    assert status(run_arguments(Data(file, tmp_path), tmp_path / "out", *workers)) == 2
+    assert said in said_in_one_line(capfd)
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_an_existing_data_set_is_refused(demo_data: Data, demo_output: Output, capfd: pytest.CaptureFixture[str]) -> None:
+    assert status(run_arguments(demo_data, demo_output.folder)) == 2
+    assert "--overwrite" in said_in_one_line(capfd)
+
+
+def test_a_run_says_what_it_has_done_and_where_to_look_next(
+    demo_data: Data, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    assert status(run_arguments(demo_data, output, "--num_shards=3")) == 0
+    said = capfd.readouterr()
+    assert "29 of 30 images and 212 of 220 annotations written" in said.out
+    assert "3 shards" in said.out
+    assert "IMAGE_CORRUPT" in said.out
+    assert str(output / "rejects.jsonl") in said.out
+    assert f"maskbeam verify {output}" in said.out
+    assert "Traceback" not in said.err
+    assert status(["verify", str(output), "--coco", str(demo_data.annotations)]) == 0
+    assert "29 records with 212 instances in 3 shards: all promises kept" in capfd.readouterr().out
+
+
+def test_verify_exits_with_1_and_lists_what_is_broken(demo_data: Data, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out"
+    assert status(run_arguments(demo_data, output, "--num_shards=3")) == 0
+    (output / "train-00001-of-00003.tfrecord").unlink()
+    capfd.readouterr()
+    assert status(["verify", str(output)]) == 1
+    assert "train-00001-of-00003.tfrecord: the shard is missing" in capfd.readouterr().out
+
+
+def test_verify_of_nothing_is_one_line_and_status_2(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert status(["verify", str(tmp_path / "nowhere")]) == 2
+    assert "is no data set of maskbeam's" in said_in_one_line(capfd)
+
+
+def test_a_job_that_fails_is_one_line_and_status_1(
+    demo_data: Data, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transforms import storage
+
+    def full(source: str, target: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage, "move", full)
+    assert status(run_arguments(demo_data, tmp_path / "out")) == 1
+    assert "No space left on device" in said_in_one_line(capfd)
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_the_demo_does_it_all(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        assert status(["demo", "--folder", str(tmp_path / "demo")]) == 0
+    said = capfd.readouterr().out
+    assert said.count("all promises kept") == 2
+    assert json.loads((tmp_path / "demo" / "records" / "manifest.json").read_text())["images"]["written"] == 29
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom beam_pipeline.cli import main\n"
+        "try:\n    main(['run', '--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'apache_beam', 'tensorflow', 'numpy', 'PIL', 'google.cloud'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "example:" in done.stdout
+    for group in ("Input", "Output", "Masks and boxes", "Splits and shards", "What to leave out", "Limits"):
+        assert f"{group}:" in done.stdout
+
+
+def test_a_run_imports_no_tensorflow(demo_data: Data, tmp_path: Path) -> None:
+    arguments = run_arguments(demo_data, tmp_path / "out")
+    code = (
+        f"import sys\nfrom beam_pipeline.cli import main\nassert main({arguments!r}) == 0\n"
+        "assert 'tensorflow' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
