@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -209,23 +209,3 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def options_from(parsed: argparse.Namespace) -> RunOptions:
     """The options that a parser with `add_options` has read."""
     return RunOptions(**{one.name: getattr(parsed, one.name) for one in fields(RunOptions)})
-
-
-def markdown_table() -> str:
-    """The options as the documentation shows them."""
-    lines = ["| option | default | meaning |", "|---|---|---|"]
-    for group in GROUPS:
-        for one in fields(RunOptions):
-            said = about(one)
-            if said.group != group:
-                continue
-            default = "required" if one.default is MISSING else "off" if one.default is False else str(one.default or "–")
-            choices = " (" + ", ".join(said.choices) + ")" if said.choices and len(said.choices) > 1 else ""
-            lines.append(f"| `--{one.name}`{choices} | {default} | {said.help} |".replace("auto|N", "auto, N"))
-    return "\n".join(lines) + "\n"
-
-
-def unknown_options(left: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Of what our parser left over, the option names that Beam does not know either."""
-    names = [text.split("=", 1)[0] for text in left if text.startswith("-")]
-    return [name for name in names if name not in known]

@@ -167,8 +167,8 @@ class PlanShards(beam.PTransform):  # type: ignore[misc]
     """One total `Census` → one `ShardPlan`."""
 
     splits: Splits
-    num_shards: int | None
-    dense_masks: bool
+    num_shards: int | None = None
+    dense_masks: bool = False
 
     def expand(self, census: beam.PCollection[Census]) -> beam.PCollection[ShardPlan]:
         return census | beam.Map(plan_shards, self.splits, self.num_shards, self.dense_masks)

@@ -1,0 +1,45 @@
+"""The documentation says what the code does."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from conftest import Data
+
+from beam_pipeline.reference import DOCS, PAGES
+from transforms.tfrecord import read_records
+
+README = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_generated_pages_are_up_to_date(name: str) -> None:
+    assert (DOCS / name).read_text(encoding="utf-8") == PAGES[name](), "run: make docs"
+
+
+def test_the_library_example_of_the_readme_runs(demo_data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(example.strip().splitlines()) <= 16
+    os.symlink(demo_data.annotations, tmp_path / "instances.json")
+    os.symlink(demo_data.images, tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {"__name__": "__main__"})
+    records = 0
+    for shard in (tmp_path / "records").glob("*.tfrecord"):
+        with shard.open("rb") as file:
+            records += sum(1 for _ in read_records(file))
+    assert records == 23  # of 29 sound pictures, those of 640 × 480
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)", README):
+        assert (DOCS.parent / target).exists(), target
+
+
+def test_commands_of_the_readme_exist() -> None:
+    makefile = (DOCS.parent / "Makefile").read_text()
+    for target in re.findall(r"\bmake ([a-z-]+)", README):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
