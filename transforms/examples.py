@@ -60,6 +60,8 @@ class LabelMap(NamedTuple):
 
 
 def _varint(value: int) -> bytes:
+    if 0 <= value < 128:
+        return _SMALL[value]
     value &= 0xFFFFFFFFFFFFFFFF
     out = bytearray()
     while value > 127:
@@ -69,35 +71,43 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
+_SMALL = [bytes([value]) for value in range(128)]
+_LIST_KINDS = {"bytes": b"\x0a", "float": b"\x12", "int64": b"\x1a"}  # field numbers 1 to 3 of Feature, length-delimited
+_FIRST = b"\x0a"  # field 1, length-delimited: what all the other messages here consist of
+
 Parts = list[bytes | memoryview]
 
 
-def _field(number: int, parts: Parts) -> Parts:
-    """A length-delimited field around parts."""
-    return [_varint(number << 3 | 2) + _varint(sum(map(len, parts))), *parts]
-
-
 def _feature(value: Feature) -> Parts:
-    """A `Feature`: BytesList (1), FloatList (2) or Int64List (3), the numbers packed. An empty list keeps its kind."""
+    """A `Feature`: BytesList, FloatList or Int64List, the numbers packed. An empty list keeps its kind."""
+    parts: Parts = []
     if isinstance(value, bytes):
         value = [value]
     if not isinstance(value, np.ndarray):
-        return _field(1, [part for text in value for part in _field(1, [text])])
-    if value.dtype == np.float32:
-        packed: bytes | memoryview = np.ascontiguousarray(value, "<f4").data.cast("B") if value.size else b""
-        return _field(2, _field(1, [packed]) if value.size else [])
-    numbers = value.tolist()
-    small = not numbers or (min(numbers) >= 0 and max(numbers) < 128)
-    varints = bytes(numbers) if small else b"".join(map(_varint, numbers))
-    return _field(3, _field(1, [varints]) if numbers else [])
+        kind = "bytes"
+        for text in value:
+            parts += (_FIRST, _varint(len(text)), text)
+    elif value.dtype == np.float32:
+        kind = "float"
+        if value.size:
+            parts = [_FIRST, _varint(value.nbytes), np.ascontiguousarray(value, "<f4").data.cast("B")]
+    else:
+        kind = "int64"
+        if value.size:
+            packed = b"".join(map(_varint, value.tolist()))
+            parts = [_FIRST, _varint(len(packed)), packed]
+    return [_LIST_KINDS[kind], _varint(sum(map(len, parts))), *parts]
 
 
 def encode_example(features: Mapping[str, Feature]) -> bytes:
     """A serialized `tf.train.Example`, its features in the order of their names."""
     entries: Parts = []
     for name in sorted(features):
-        entries += _field(1, _field(1, [name.encode()]) + _field(2, _feature(features[name])))
-    return b"".join(_field(1, entries))
+        feature = _feature(features[name])
+        size = sum(map(len, feature))
+        key = _FIRST + _varint(len(name)) + name.encode() + b"\x12" + _varint(size)  # field 2 of a map's entry is its value
+        entries += (_FIRST, _varint(len(key) + size), key, *feature)
+    return b"".join([_FIRST, _varint(sum(map(len, entries))), *entries])
 
 
 # -------------------------------------------------------------------------------------------------------- record

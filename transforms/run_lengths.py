@@ -31,16 +31,44 @@ def decode_counts(counts: bytes) -> Runs | Problem:
     ends = np.flatnonzero(characters < 32)
     if not ends.size or ends[-1] != characters.size - 1:
         return problem(ReasonCode.RLE_MALFORMED, "the counts end inside a number")
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    groups = ends - starts + 1
-    if groups.max() > _MAX_GROUPS:
+    if np.diff(ends, prepend=-1).max() > _MAX_GROUPS:
         return problem(ReasonCode.RLE_MALFORMED, f"a count has over {_MAX_GROUPS} characters")
-    place = np.arange(characters.size) - np.repeat(starts, groups)
-    runs = np.add.reduceat((characters & 31) << (5 * place), starts)
-    runs -= (characters[ends] >> 4 & 1) << (5 * groups)
+    runs = _numbers(characters, ends)
     runs[1::2] = np.cumsum(runs[1::2])
     runs[2::2] = np.cumsum(runs[2::2])
     return runs
+
+
+def _numbers(characters: Runs, ends: npt.NDArray[np.intp]) -> Runs:
+    """The signed numbers in characters (less 48), each of which ends at one of `ends`."""
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    groups = ends - starts + 1
+    place = np.arange(characters.size) - np.repeat(starts, groups)
+    numbers: Runs = np.add.reduceat((characters & 31) << (5 * place), starts)
+    numbers -= (characters[ends] >> 4 & 1) << (5 * groups)
+    return numbers
+
+
+def decode_checked(counts: Sequence[bytes]) -> list[Runs]:
+    """What `decode_counts` gives for each of several strings that it has accepted before.
+
+    All at once, since numpy's calls cost more than their work: 7 masks of COCO's sizes take 0.06 ms, one by one 0.17.
+    """
+    if not counts:
+        return []
+    characters = np.frombuffer(b"".join(counts), np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(characters < 32)
+    runs = _numbers(characters, ends)
+    firsts = np.searchsorted(ends, np.cumsum([0, *map(len, counts[:-1])]))
+    sizes = np.diff(firsts, append=len(runs))
+    place = np.arange(len(runs)) - np.repeat(firsts, sizes)
+    for start in (1, 2):  # a run adds to the one two before, in its own mask; the first stands for itself
+        chain = np.flatnonzero((place >= start) & ((place - start) % 2 == 0))
+        sums = np.cumsum(runs[chain])
+        heads = np.searchsorted(chain, firsts)
+        before = np.concatenate(([0], sums))[heads]
+        runs[chain] = sums - np.repeat(before, np.diff(heads, append=len(chain)))
+    return np.split(runs, firsts[1:])
 
 
 def encode_counts(runs: Runs) -> bytes:
@@ -72,17 +100,14 @@ def check_runs(runs: Runs, height: int, width: int) -> Problem | None:
 
 
 def runs_of(mask: RunLengths) -> Runs:
-    """The runs of a mask that was checked when it was made; a `ValueError` is a bug elsewhere."""
-    runs = decode_counts(mask.counts)
-    if isinstance(runs, Problem):
-        raise ValueError(runs.message)
-    return runs
+    """The runs of a mask that was checked when it was made."""
+    return decode_checked([mask.counts])[0]
 
 
 def masks_of(instances: Sequence[Instance], height: int, width: int) -> list[Runs]:
     """The masks of rasterized instances; without one, an empty mask of height × width pixels."""
-    empty = np.array([height * width])
-    return [runs_of(one.shape) if isinstance(one.shape, RunLengths) else empty for one in instances]
+    empty = encode_counts(np.array([height * width]))
+    return decode_checked([one.shape.counts if isinstance(one.shape, RunLengths) else empty for one in instances])
 
 
 def area(runs: Runs) -> int:
