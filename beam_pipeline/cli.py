@@ -28,6 +28,7 @@ def make_parser() -> Parser:
     run = commands.add_parser(
         "run",
         help="annotations and images to sharded TFRecords",
+        usage="maskbeam run --annotations PATH --images FOLDER --output FOLDER [OPTION …]",
         description="Turns annotations and images into sharded TFRecords with a mask for every instance.",
         epilog=RUN_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
