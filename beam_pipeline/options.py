@@ -67,7 +67,7 @@ def _splits(text: str) -> str:
 def _pattern(text: str) -> str:
     try:
         re.compile(text)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"expected a regular expression, found {text!r}: {error}") from None
     return text
 
@@ -126,7 +126,7 @@ class RunOptions:
         "Splits and shards",
         "names and shares of the splits, as in train=0.9,val=0.1",
         default="train=1",
-        metavar="NAME=SHARE,…",
+        metavar="NAME=SHARE,...",
         parse=_splits,
     )
     split_by: str | None = option(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
+import fnmatch
 import heapq
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -20,11 +19,12 @@ from transforms import storage
 from transforms.examples import LabelMap
 from transforms.records import Category, Census, InputError, ReasonCode, Reject, pack
 from transforms.sharding import ShardPlan, stable_hash
-from transforms.shards import TEMPORARY, ShardSummary
+from transforms.shards import SCRATCH, TEMPORARY, ShardSummary
 from transforms.statistics import DatasetStatistics
 from transforms.tfrecord import RecordWriter
 
 SUCCESS = "_SUCCESS"
+STARTED = "started"
 MANIFEST = "manifest.json"
 STATISTICS = "statistics.json"
 REJECTS = "rejects.jsonl"
@@ -46,23 +46,29 @@ def prepare_output(output: str, overwrite: bool) -> None:
     A data set is there if its manifest or marker is. What a job that was broken off has left is ours to clear away: it
     shows by the temporary folder, which is made before the first file and goes after the marker is set.
     """
-    found = [file.path for file in storage.list_folder(output)]
-    names = {path: path.replace("\\", "/").rsplit("/", 1)[-1] for path in found}
-    ours = [path for path in found if storage.matches_any(names[path], OURS)]
-    complete = {SUCCESS, MANIFEST} & set(names.values())
+    names = [storage.name_of(file.path) for file in storage.list_folder(output)]
     temporary = storage.join(output, TEMPORARY)
     broken_off = bool(storage.list_folder(temporary))
-    if complete and not overwrite:
-        raise InputError(f"{output} holds a data set already: choose another --output, or replace it with --overwrite")
-    others = sorted(set(names.values()) - {names[path] for path in ours} - {TEMPORARY})
-    if others and not overwrite and not broken_off:
-        raise InputError(f"{output} is not empty ({others[0]}): choose another --output, or write beside it with --overwrite")
+    if not overwrite:
+        if SUCCESS in names or (MANIFEST in names and not broken_off):
+            raise InputError(f"{output} holds a data set already: choose another --output, or replace it with --overwrite")
+        if names and not broken_off:
+            raise InputError(f"{output} is not empty ({names[0]}): choose another --output, or write there with --overwrite")
     storage.make_folder(temporary)
-    storage.write_bytes(storage.join(temporary, "started"), b"")
-    success = [path for path in ours if names[path] == SUCCESS]
-    storage.delete(success)  # first: what is being taken apart must not look complete
-    storage.delete([path for path in ours if path not in success])
-    storage.delete([file.path for file in storage.list_folder(temporary) if not file.path.endswith("started")])
+    storage.write_bytes(storage.join(temporary, STARTED), b"")
+    ours = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in OURS)]
+    for name in sorted(ours, key=lambda name: name != SUCCESS):  # what is being taken apart must not look complete
+        storage.delete([storage.join(output, name)])
+    clear_temporary(output, but=STARTED)
+
+
+def clear_temporary(output: str, but: str | None = None) -> None:
+    """Deletes what lies in the temporary folder; and the folder, unless a name is to be kept."""
+    temporary = storage.join(output, TEMPORARY)
+    storage.delete([file.path for file in storage.list_folder(temporary) if storage.name_of(file.path) != but])
+    for folder in (storage.join(temporary, SCRATCH), temporary):
+        if storage.exists(folder) and (but is None or folder != temporary):
+            storage.delete([folder])
 
 
 # ------------------------------------------------------------------------------------------------------- contents
@@ -76,9 +82,11 @@ def label_map_pbtxt(labels: LabelMap) -> bytes:
 
 def label_map_csv(labels: LabelMap) -> bytes:
     """The label map as the Model Garden's label-map decoder reads it."""
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows(labels.items())
-    return file.getvalue().encode()
+
+    def quoted(name: str) -> str:  # Python's csv would leave a carriage return bare
+        return '"' + name.replace('"', '""') + '"' if set(name) & set(',"\r\n') else name
+
+    return "".join(f"{label},{quoted(name)}\n" for label, name in labels.items()).encode()
 
 
 class Ledger(NamedTuple):
@@ -215,7 +223,7 @@ def check_shards(output: str, summaries: list[ShardSummary]) -> None:
     """Raises `OSError` unless storage lists every shard with its size, and no other."""
     expected = {shard.file_name: shard.bytes for shard in summaries}
     listed = storage.match(storage.join(output, SHARDS))
-    found = {file.path.replace("\\", "/").rsplit("/", 1)[-1]: file.bytes for file in listed}
+    found = {storage.name_of(file.path): file.bytes for file in listed}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             raise OSError(f"{output}/{name}: expected {expected.get(name)} bytes, storage lists {found.get(name)}")
@@ -230,13 +238,25 @@ def publish(
     statistics: DatasetStatistics,
     parts: list[RejectPart],
 ) -> None:
-    """Writes all that lies beside the shards, checks the balance and the shards, and sets the marker.
+    """Writes all that lies beside the shards, checks the balance and the shards, sets the marker, and clears up.
 
-    Does nothing where the marker is set: a runner may call this again after it has succeeded.
+    Where the marker is set already it only clears up: a runner may call this again after it has succeeded.
     """
+    if not storage.exists(storage.join(options.output, SUCCESS)):
+        _publish(options, plan, census, categories, summaries, statistics, parts)
+    clear_temporary(options.output)
+
+
+def _publish(
+    options: RunOptions,
+    plan: ShardPlan,
+    census: Census,
+    categories: list[Category],
+    summaries: list[ShardSummary],
+    statistics: DatasetStatistics,
+    parts: list[RejectPart],
+) -> None:
     output = options.output
-    if storage.exists(storage.join(output, SUCCESS)):
-        return
     labels = LabelMap.of(categories, options.category_ids == "contiguous")
     shards = write_empty_shards(output, plan, summaries)
     reasons = write_rejects(output, sorted(parts, key=lambda part: part.path))
@@ -250,10 +270,6 @@ def publish(
         storage.write_bytes(storage.join(output, name), data)
     check_shards(output, shards)
     storage.write_bytes(storage.join(output, SUCCESS), b"")
-    temporary = storage.join(output, TEMPORARY)
-    storage.delete([file.path for file in storage.list_folder(temporary)])
-    if storage.exists(temporary):
-        storage.delete([temporary])
 
 
 @dataclass

@@ -21,7 +21,7 @@ from beam_pipeline.publish import MANIFEST, REJECTS, prepare_output
 from beam_pipeline.terminal import duration, quiet, watch_progress
 from transforms import storage
 from transforms.records import InputError, ReasonCode
-from transforms.shards import TEMPORARY
+from transforms.shards import SCRATCH, TEMPORARY
 
 LOCAL_RUNNERS = frozenset({"FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner", "DirectRunner"})
 LOCAL_RUNNER = "FnApiRunner"
@@ -60,6 +60,8 @@ def check_inputs(options: RunOptions) -> None:
         raise InputError(f"--annotations {options.annotations}: there is no such file")
     if FileSystems.get_scheme(options.images) is None and not os.path.isdir(options.images):
         raise InputError(f"--images {options.images}: there is no such folder")
+    if set(options.output) & set("*?[]"):
+        raise InputError(f"--output {options.output}: storage takes *, ?, [ and ] for patterns, choose a name without them")
     if FileSystems.get_scheme(options.output) is None and os.path.isfile(options.output):
         raise InputError(f"--output {options.output}: that is a file, expected a folder")
 
@@ -92,7 +94,7 @@ def scratch_folder(output: str) -> Iterator[str]:
         with tempfile.TemporaryDirectory(prefix="maskbeam-") as folder:
             yield folder
         return
-    scratch = storage.join(output, TEMPORARY, "scratch")
+    scratch = storage.join(output, TEMPORARY, SCRATCH)
     os.makedirs(scratch, exist_ok=True)
     yield scratch
 

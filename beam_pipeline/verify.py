@@ -401,8 +401,8 @@ def verify(output: str, coco: str | None = None, report: Callable[[str], None] =
     truth = CocoTruth(coco, rejects, manifest["options"]["boxes"]) if coco else None
     listed_files = {shard["file"] for shard in manifest["shards"]}
     for file in storage.match(storage.join(output, SHARDS)):
-        if os.path.basename(file.path) not in listed_files:
-            faults.append(f"{os.path.basename(file.path)}: a shard that the manifest does not know")
+        if storage.name_of(file.path) not in listed_files:
+            faults.append(f"{storage.name_of(file.path)}: a shard that the manifest does not know")
 
     written: Counter[str] = Counter()
     images_seen: set[int] = set()

@@ -116,61 +116,56 @@ def test_valid_annotations_are_written(fields: dict[str, str | None]) -> None:
     assert outcome(element(**fields)) == "written"
 
 
-REJECTED: list[tuple[Code, dict[str, str | None]]] = [
-    *(
-        (Code.FIELD_INVALID, {name: value})
-        for name in ("id", "category_id", "image_id")
-        for value in (None, "null", "true", "1.5", "1.0", "1e2", '"x"', '""', "[1]", "{}", str(2**63), "9" * 400)
+def triangle(last: str) -> str:
+    return f"[[0, 0, 4, 0, 4, {last}]]"
+
+
+HUGE = "9" * 400
+NOT_INT64 = (None, "null", "true", "1.5", "1.0", "1e2", '"x"', '""', "[1]", "{}", str(2**63), HUGE)
+NOT_DECIMAL = ('"1.0"', '"0x10"', '" 1"', '"1_0"', '"+1"', '"-"', '"--1"', '"٣"', '"' + "1" * 30 + '"')
+REJECTED: list[tuple[Code, str, Sequence[str | None]]] = [
+    (Code.FIELD_INVALID, "id", (*NOT_INT64, '"7"')),
+    (Code.FIELD_INVALID, "category_id", (*NOT_INT64, '"1"')),
+    (Code.FIELD_INVALID, "image_id", (*NOT_INT64, *NOT_DECIMAL)),
+    (Code.FIELD_INVALID, "iscrowd", ("2", "-1", '"0"', '"1"', "0.5", "[]", "{}", HUGE)),
+    (Code.COORD_INVALID, "segmentation", [triangle(last) for last in ("1e999", "-1e999", "1e9", "100001", HUGE)]),
+    (Code.COORD_INVALID, "segmentation", [triangle(last) for last in ('"4"', "true", "null", "{}")]),
+    (Code.POLY_MALFORMED, "segmentation", ("[]", "[[]]", "[{}]", "5", "true", '"0 0 4 0 4 4"', '""', "[0, 0, 4, 0, 4, 4]")),
+    (Code.POLY_MALFORMED, "segmentation", ("[[0, 0, 4, 0]]", "[[0, 0, 4, 0, 4, 4, 1]]", "[[0, 0, 4, 0, 4, 4], [1, 1]]")),
+    (Code.POLY_MALFORMED, "segmentation", ("[[0, 0], [4, 0], [4, 4]]", "[[[0, 0], [4, 0], [4, 4]]]", "[[[0, 0, 4, 0, 4, 4]]]")),
+    (Code.POLY_MALFORMED, "segmentation", ("[[0, 0, 4, 0, 4, 4], null]", "[[0, 0, 4, 0, 4, 4], 1]")),
+    (Code.POINT_LIMIT, "segmentation", ("[[" + "1, " * 200_001 + "1]]",)),
+    (Code.EMPTY_MASK, "segmentation", ("[[10, 10, 14, 10, 14, 14]]", rle("[24]"))),
+    (
+        Code.RLE_MALFORMED,
+        "segmentation",
+        [rle(counts) for counts in ("[]", "[4, 8]", "[4, 8, 13]", "[4, -8, 28]", "[4294967296]")],
     ),
-    (Code.FIELD_INVALID, {"id": '"7"'}),
-    (Code.FIELD_INVALID, {"category_id": '"1"'}),
-    *((Code.FIELD_INVALID, {"image_id": f'"{text}"'}) for text in ("1.0", "0x10", " 1", "1_0", "+1", "-", "--1", "٣", "1" * 30)),
-    *((Code.FIELD_INVALID, {"iscrowd": value}) for value in ("2", "-1", '"0"', '"1"', "0.5", "[]", "{}", "9" * 400)),
-    *((Code.COORD_INVALID, {"segmentation": f"[[0, 0, 4, 0, 4, {value}]]"}) for value in ("1e999", "-1e999", "1e9", "9" * 400)),
-    *((Code.COORD_INVALID, {"segmentation": f"[[0, 0, 4, 0, 4, {value}]]"}) for value in ('"4"', "true", "null", "{}")),
-    (Code.COORD_INVALID, {"segmentation": "[[0, 0, 4, 0, 4, 100001]]"}),
-    (Code.POLY_MALFORMED, {"segmentation": "[]"}),
-    (Code.POLY_MALFORMED, {"segmentation": "[[]]"}),
-    (Code.POLY_MALFORMED, {"segmentation": "[[0, 0, 4, 0]]"}),
-    (Code.POLY_MALFORMED, {"segmentation": "[[0, 0, 4, 0, 4, 4, 1]]"}),
-    (Code.POLY_MALFORMED, {"segmentation": "[[0, 0, 4, 0, 4, 4], [1, 1]]"}),
-    (Code.POLY_MALFORMED, {"segmentation": "[0, 0, 4, 0, 4, 4]"}),
-    (Code.POLY_MALFORMED, {"segmentation": "[[0, 0], [4, 0], [4, 4]]"}),
-    (Code.POLY_MALFORMED, {"segmentation": "[[[0, 0], [4, 0], [4, 4]]]"}),
-    (Code.POLY_MALFORMED, {"segmentation": "[[[0, 0, 4, 0, 4, 4]]]"}),
-    (Code.POLY_MALFORMED, {"segmentation": "[[0, 0, 4, 0, 4, 4], null]"}),
-    (Code.POLY_MALFORMED, {"segmentation": "[{}]"}),
-    *((Code.POLY_MALFORMED, {"segmentation": value}) for value in ("5", "true", '"0 0 4 0 4 4"', '""')),
-    (Code.EMPTY_MASK, {"segmentation": "[[10, 10, 14, 10, 14, 14]]"}),
-    (Code.EMPTY_MASK, {"segmentation": rle("[24]")}),
-    (Code.POINT_LIMIT, {"segmentation": "[[" + "1, " * 200_001 + "1]]"}),
-    *((Code.RLE_MALFORMED, {"segmentation": rle(counts)}) for counts in ("[]", '""', "[4, 8]", "[4, 8, 13]", "[4, -8, 28]")),
-    *(
-        (Code.RLE_MALFORMED, {"segmentation": rle(counts)})
-        for counts in ("[4294967296]", "[1.5, 22.5]", "[true, 23]", "null", "5")
+    (
+        Code.RLE_MALFORMED,
+        "segmentation",
+        [rle(counts) for counts in ("null", "5", "[true, 23]", '["4", 20]', "[[4, 20]]", "[24.5]")],
     ),
-    *(
-        (Code.RLE_MALFORMED, {"segmentation": rle(counts)})
-        for counts in ('["4", 20]', "[[4, 20]]", '"000o"', '"a\\u0000"', '"é"')
+    (
+        Code.RLE_MALFORMED,
+        "segmentation",
+        [rle(counts) for counts in ('""', '"000o"', '"a\\u0000"', '"é"', '"\\ud800"', '"z"', '" "')],
     ),
-    *((Code.RLE_MALFORMED, {"segmentation": rle(counts)}) for counts in ('"\\ud800"', '"z"', '" "', f"[1, {'9' * 400}]")),
-    (Code.RLE_MALFORMED, {"segmentation": "{}"}),
-    (Code.RLE_MALFORMED, {"segmentation": '{"counts": [24]}'}),
-    (Code.RLE_MALFORMED, {"segmentation": '{"size": [4, 6]}'}),
-    *(
-        (Code.RLE_MALFORMED, {"segmentation": rle("[24]", size)})
-        for size in ("[]", "[4]", "[4, 6, 1]", "24", '"4x6"', "[4.0, 6.0]")
-    ),
-    (Code.RLE_SIZE_MISMATCH, {"segmentation": rle("[4, 8, 12]", "[6, 4]")}),
-    *((Code.DIM_LIMIT, {"segmentation": rle("[24]", size)}) for size in ("[0, 6]", "[4, 0]", "[-4, -6]", "[4294967296, 1]")),
-    (Code.BOX_INVALID, {"segmentation": None}),
-    (Code.BOX_INVALID, {"segmentation": "null", "bbox": "[0, 0, 0, 2]"}),
+    (Code.RLE_MALFORMED, "segmentation", (rle(f"[1, {HUGE}]"), "{}", '{"counts": [24]}', '{"size": [4, 6]}')),
+    (Code.RLE_MALFORMED, "segmentation", [rle("[24]", size) for size in ("[]", "[4]", "[4, 6, 1]", "24", '"4x6"', "[4.0, 6.0]")]),
+    (Code.RLE_SIZE_MISMATCH, "segmentation", (rle("[4, 8, 12]", "[6, 4]"),)),
+    (Code.DIM_LIMIT, "segmentation", [rle("[24]", size) for size in ("[0, 6]", "[4, 0]", "[-4, -6]", "[4294967296, 1]")]),
+    (Code.BOX_INVALID, "segmentation", (None, "null")),
 ]
 
 
-@pytest.mark.parametrize(("code", "fields"), REJECTED)
-def test_bad_annotations_are_rejected_with_a_reason(code: Code, fields: dict[str, str | None]) -> None:
-    assert outcome(element(**fields)) == code.name
+@pytest.mark.parametrize(
+    ("code", "name", "value"),
+    [(code, name, value) for code, name, values in REJECTED for value in values],
+    ids=lambda value: value.name if isinstance(value, Code) else str(value)[:30],
+)
+def test_bad_annotations_are_rejected_with_a_reason(code: Code, name: str, value: str | None) -> None:
+    assert outcome(element(**{name: value})) == code.name
 
 
 @pytest.mark.parametrize("raw", [b"5", b"null", b'"text"', b"[]", b"[1, 2]", b"true", b"{}"])
@@ -230,9 +225,26 @@ def test_iscrowd(value: str | None, crowd: bool) -> None:
 
 @pytest.mark.parametrize(
     "bbox",
-    [None, "null", "[]", "[1, 2, 3]", "[1, 2, 3, 4, 5]", "[1, 2, 0, 4]", "[1, 2, 3, 0]", "[1, 2, -3, 4]", "[0, 0, 1e999, 1]"]
-    + ["[1e999, 0, 1, 1]", "[1e308, 0, 1e308, 1]", '["1", 2, 3, 4]', "[true, 2, 3, 4]", "[1, 2, null, 4]", '"1 2 3 4"', "{}", "5"]
-    + ["[[1, 2, 3, 4]]"],
+    [
+        None,
+        "null",
+        "[]",
+        "[1, 2, 3]",
+        "[1, 2, 3, 4, 5]",
+        "[1, 2, 0, 4]",
+        "[1, 2, 3, 0]",
+        "[1, 2, -3, 4]",
+        "[0, 0, 1e999, 1]",
+        "[1e999, 0, 1, 1]",
+        "[1e308, 0, 1e308, 1]",
+        '["1", 2, 3, 4]',
+        "[true, 2, 3, 4]",
+        "[1, 2, null, 4]",
+        '"1 2 3 4"',
+        "{}",
+        "5",
+        "[[1, 2, 3, 4]]",
+    ],
 )
 def test_an_unusable_box_is_none_and_no_reject(bbox: str | None) -> None:
     found = annotation(element(bbox=bbox))
@@ -246,15 +258,24 @@ def test_a_box_is_half_open_ymin_xmin_ymax_xmax() -> None:
 
 @pytest.mark.parametrize(
     ("area", "expected"),
-    [("12.5", 12.5), ("0", 0.0), ("3", 3.0), (None, None), ("null", None), ("-1", None), ("1e999", None), ('"12"', None)]
-    + [("true", None), ("[]", None)],
+    [
+        ("12.5", 12.5),
+        ("0", 0.0),
+        ("3", 3.0),
+        (None, None),
+        ("null", None),
+        ("-1", None),
+        ("1e999", None),
+        ('"12"', None),
+        ("true", None),
+        ("[]", None),
+    ],
 )
 def test_an_unusable_area_is_none_and_no_reject(area: str | None, expected: float | None) -> None:
     assert annotation(element(area=area)).area == expected
 
 
-@pytest.mark.xfail(strict=True, raises=OverflowError, reason="an integer that no float can hold is not foreseen")
-@pytest.mark.parametrize("fields", [{"area": "9" * 400}, {"bbox": f"[0, 0, 5, {'9' * 400}]"}])
+@pytest.mark.parametrize("fields", [{"area": HUGE}, {"bbox": f"[0, 0, 5, {HUGE}]"}])
 def test_an_area_or_box_with_an_integer_beyond_any_float_is_none(fields: dict[str, str | None]) -> None:
     found = annotation(element(**fields))
     assert (found.area, found.box) == (None, None)
@@ -341,7 +362,7 @@ def test_no_annotation_raises_and_each_gives_one_part_that_can_be_packed(entry: 
 # --------------------------------------------------------------------------------------------------------- images
 
 
-def test_a_valid_image() -> None:
+def test_a_valid_image_is_read() -> None:
     assert parse_image(image_element(), MAX_PIXELS) == CocoImage(3, "a.jpg", 4, 6)
 
 
@@ -359,7 +380,7 @@ def test_image_ids(text: str, image_id: int) -> None:
     assert found.image_id == image_id
 
 
-@pytest.mark.parametrize("value", [None, "null", "true", "1.5", "1.0", '"x"', '""', '"1.0"', "[1]", "{}", str(2**63), "9" * 400])
+@pytest.mark.parametrize("value", [None, "null", "true", "1.5", "1.0", '"x"', '""', '"1.0"', "[1]", "{}", str(2**63), HUGE])
 def test_an_image_without_an_id_is_rejected_at_once(value: str | None) -> None:
     found = parse_image(image_element(id=value), MAX_PIXELS)
     assert isinstance(found, Reject)
@@ -380,7 +401,7 @@ def test_an_image_that_is_no_object_is_rejected(raw: bytes) -> None:
         *(
             (Code.FIELD_INVALID, {side: value})
             for side in ("height", "width")
-            for value in (None, "null", '"4"', "true", "4.0", "4.5", "1e999", "[4]", str(2**63), "9" * 400)
+            for value in (None, "null", '"4"', "true", "4.0", "4.5", "1e999", "[4]", str(2**63), HUGE)
         ),
         *((Code.DIM_LIMIT, {side: value}) for side in ("height", "width") for value in ("0", "-4", str(2**63 - 1), "1000")),
         (Code.TEXT_INVALID, {"file_name": '"a\\ud800.jpg"'}),
@@ -427,9 +448,23 @@ def test_categories() -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"5", b"null", b"{}", b'{"id": 1}', b'{"name": "a"}', b'{"id": "1", "name": "a"}', b'{"id": 1.0, "name": "a"}']
-    + [b'{"id": true, "name": "a"}', b'{"id": 1, "name": ""}', b'{"id": 1, "name": 5}', b'{"id": 1, "name": "\\ud800"}']
-    + [b'{"id": 1, "name": "\xff"}', b'{"id": NaN, "name": "a"}', b'{"id": 9223372036854775808, "name": "a"}', b'{"id": 1'],
+    [
+        b"5",
+        b"null",
+        b"{}",
+        b'{"id": 1}',
+        b'{"name": "a"}',
+        b'{"id": "1", "name": "a"}',
+        b'{"id": 1.0, "name": "a"}',
+        b'{"id": true, "name": "a"}',
+        b'{"id": 1, "name": ""}',
+        b'{"id": 1, "name": 5}',
+        b'{"id": 1, "name": "\\ud800"}',
+        b'{"id": 1, "name": "\xff"}',
+        b'{"id": NaN, "name": "a"}',
+        b'{"id": 9223372036854775808, "name": "a"}',
+        b'{"id": 1',
+    ],
 )
 def test_an_unusable_category_ends_the_job(raw: bytes) -> None:
     with pytest.raises(InputError, match=r"^JSON_INVALID: "):
@@ -460,14 +495,12 @@ def test_a_block_that_is_not_json_ends_the_job(data: bytes) -> None:
         split_block(data)
 
 
-@pytest.mark.xfail(strict=True, raises=InputError, reason="the way around msgspec writes numbers out of range as Infinity")
 def test_half_a_surrogate_pair_does_not_spoil_a_number_out_of_range_beside_it() -> None:
     image, beside = split_block(image_element(file_name='"\\ud800"') + b", " + element(bbox="[0, 0, 1e999, 1]"))
     assert isinstance(parse_image(image, MAX_PIXELS), CocoImage)
     assert annotation(beside).box is None
 
 
-@pytest.mark.xfail(strict=True, raises=InputError, reason="the way around msgspec decodes the block as a whole")
 def test_half_a_surrogate_pair_does_not_spoil_invalid_utf8_beside_it() -> None:
     raws = split_block(image_element(file_name='"\\ud800"') + b", " + image_element(file_name='"@"').replace(b"@", b"\xff"))
     assert [isinstance(parse_image(raw, MAX_PIXELS), CocoImage) for raw in raws] == [True, False]
@@ -604,8 +637,8 @@ def test_an_annotation_id_twice_in_an_image_is_kept_once_whatever_the_order() ->
 
 
 def test_a_rejected_annotation_does_not_take_its_id_from_another_in_the_image() -> None:
-    found = met(CocoImage(5, "a", 4, 6), CocoAnnotation(5, instance(1, 3)), CocoAnnotation(5, instance(1, 2)))
-    assert Counter(map(str, short(found))) == Counter(map(str, [("CATEGORY_UNKNOWN", "annotation", 5, 1), (5, "a", [1])]))
+    found = met(CocoImage(5, "a", 4, 6), CocoAnnotation(5, instance(1, 1)), CocoAnnotation(5, instance(1, 0)))
+    assert short(found) == [("CATEGORY_UNKNOWN", "annotation", 5, 1), (5, "a", [1])]
 
 
 def test_an_annotation_id_across_images_stays_with_the_smallest_image_id() -> None:
@@ -705,19 +738,13 @@ def annotation_entry(annotation_id: object, image_id: object, **fields: object) 
 
 ONE = document(
     [image_entry(1), image_entry("0002"), image_entry(3, height=0), image_entry(None), image_entry(4), image_entry(4)],
-    [
-        annotation_entry(10, 1),
-        annotation_entry(11, 2),
-        annotation_entry(12, 3),
-        annotation_entry("x", 1),
-        annotation_entry(13, 99),
-    ],
+    [annotation_entry(annotation_id, image_id) for annotation_id, image_id in ((10, 1), (11, 2), (12, 3), ("x", 1), (13, 99))],
     [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
 )
 TWO = document(
     [image_entry(5, file_name="\ud800"), image_entry(6)],
-    [annotation_entry(14, 5), annotation_entry(10, 6), annotation_entry(15, 6), annotation_entry(15, 6), annotation_entry(16, 1)]
-    + [
+    [
+        *(annotation_entry(annotation_id, image_id) for annotation_id, image_id in ((14, 5), (10, 6), (15, 6), (15, 6), (16, 1))),
         annotation_entry(17, 6, category_id=7),
         annotation_entry(18, 6, segmentation=[]),
         annotation_entry(19, 6, bbox=[1, 1, 2, 2]),
@@ -825,7 +852,7 @@ def test_find_files_counts_the_buckets_of_all_files_together(two_files: str) -> 
     total = sum(path.stat().st_size for path in folder.glob("*.json"))
     assert list(coco.find_files(two_files)) == [(str(folder / "one.json"), 1), (str(folder / "two.json"), 1)]
     with mock.patch.object(coco, "BUCKET_BYTES", 100):
-        assert list(coco.find_files(two_files))[0] == (str(folder / "one.json"), total // 100)
+        assert next(coco.find_files(two_files)) == (str(folder / "one.json"), total // 100)
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_noticed(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ from transforms.tfrecord import RecordWriter
 READ_THREADS = 4
 TEMPORARY = "_temporary"
 """The folder, below the output, for what has no final name yet."""
+SCRATCH = "scratch"
+"""The folder in it for what the workers of one machine keep to themselves."""
 
 
 class ShardSummary(msgspec.Struct, frozen=True):

@@ -30,6 +30,7 @@ class Histogram(msgspec.Struct, array_like=True):
 
     def add(self, value: float) -> None:
         """Counts one value ≥ 0."""
+        value = float(value)
         self.count += 1
         self.hundredths += round(value * 100)
         self.low = min(self.low, value)

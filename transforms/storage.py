@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, NamedTuple
@@ -49,21 +48,31 @@ def read_bytes(path: str) -> bytes:
 
 
 def is_missing(error: BaseException) -> bool:
-    """Whether an exception of a read says that there is no such file. Beam hides the cause of some in its message."""
+    """Whether an exception of a read says that there is no such file: the system's own, or a bucket's 404."""
     if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
         return True
+    if getattr(error, "code", None) == 404 or type(error).__name__ in ("NotFound", "ResourceNotFoundError"):
+        return True
     details = getattr(error, "exception_details", None) or {}
-    return any(is_missing(detail) for detail in details.values()) or "not found" in str(error).lower()
+    return any(isinstance(detail, BaseException) and is_missing(detail) for detail in details.values())
 
 
 def match(pattern: str) -> list[StoredFile]:
-    """The files that a path or glob pattern matches, sorted by path."""
-    found = FileSystems.match([pattern])[0].metadata_list
-    return sorted(StoredFile(file.path, file.size_in_bytes) for file in found)
+    """The files that a glob pattern matches, sorted by path; or the one that is named just like it, brackets and all."""
+    if set(pattern) & set("*?[") and exists(pattern):
+        return [StoredFile(pattern, FileSystems.get_filesystem(pattern).size(pattern))]
+    here = "" if "/" in pattern or "\\" in pattern else "./"  # Beam finds nothing for a pattern without a folder
+    found = FileSystems.match([here + pattern])[0].metadata_list
+    return sorted(StoredFile(file.path.removeprefix(here), file.size_in_bytes) for file in found)
+
+
+def name_of(path: str) -> str:
+    """The last part of a path."""
+    return str(FileSystems.split(path)[1])
 
 
 def list_folder(folder: str) -> list[StoredFile]:
-    """The files directly in a folder; none where there is no such folder."""
+    """The files directly in a folder; none where there is no such folder. Folders are not listed."""
     try:
         found = match(join(folder, "*"))
     except BeamIOError as error:
@@ -98,8 +107,3 @@ def delete(paths: list[str]) -> None:
     """Deletes files and folders that are there."""
     if paths:
         FileSystems.delete(paths)
-
-
-def matches_any(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a name fits one of the glob patterns, whatever the platform."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

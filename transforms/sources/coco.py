@@ -112,7 +112,8 @@ def _is_int(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a value is a finite number, and one that a float can hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e308 < value < 1e308
 
 
 def image_id_of(value: object) -> int | None:
@@ -299,14 +300,14 @@ def _image_problem(fields: dict[str, Any], max_pixels: int) -> Problem | None:
     return None
 
 
+def _no_constant(name: str) -> None:
+    raise InputError(f"JSON_INVALID: {name} is not JSON")
+
+
 def _loads(raw: bytes) -> Any:
     """JSON as Python reads it: what msgspec refuses (a number out of range, half a surrogate pair), but no NaN literal."""
-
-    def no_constant(name: str) -> None:
-        raise InputError(f"JSON_INVALID: {name} is not JSON")
-
     try:
-        return json.loads(raw, parse_constant=no_constant)
+        return json.loads(raw, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         return problem(ReasonCode.TEXT_INVALID, f"the text is not UTF-8 ({error.reason})")
     except ValueError as error:
@@ -331,10 +332,28 @@ def split_block(data: bytes) -> list[bytes]:
     try:
         return [bytes(raw) for raw in _raw_list.decode(text)]
     except (msgspec.DecodeError, UnicodeDecodeError):
-        loaded = _loads(text)  # half a surrogate pair, perhaps; or this says what is wrong
-        if isinstance(loaded, Problem):
-            raise InputError(f"JSON_INVALID: {loaded.message}") from None
-        return [json.dumps(entry).encode() for entry in loaded]
+        return _split_slowly(text)  # half a surrogate pair, perhaps; or this says what is wrong
+
+
+def _split_slowly(text: bytes) -> list[bytes]:
+    """The elements of a JSON list, as Python finds them. Latin-1 has a character for every byte, so positions are bytes."""
+    decode = json.JSONDecoder(parse_constant=_no_constant).raw_decode
+    characters = text.decode("latin-1")
+    elements = []
+    position = len(characters) - len(characters[1:].lstrip())
+    try:
+        while characters[position:] != "]":
+            _, end = decode(characters, position)
+            elements.append(text[position:end])
+            rest = characters[end:].lstrip()
+            position = len(characters) - len(rest)
+            if rest.startswith(","):
+                position = len(characters) - len(rest[1:].lstrip())
+            elif rest != "]":
+                raise ValueError(f"expected a comma after {text[position - 20 : position]!r}")
+    except ValueError as error:
+        raise InputError(f"JSON_INVALID: {error}") from None
+    return elements
 
 
 # ------------------------------------------------------------------------------------------------------------- steps

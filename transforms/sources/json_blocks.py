@@ -7,7 +7,6 @@ a time; that takes 2–3 ns a byte.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ from transforms.records import InputError
 CHUNK_BYTES = 1 << 20
 MAX_BLOCK_BYTES = 256 << 20  # one element larger than this is no annotation
 MAX_DEPTH = 64
-_KEY_BYTES = 256  # how far before a list its key may begin
+_MAX_KEY_BYTES = 64
 
 _QUOTE, _BACKSLASH = ord('"'), ord("\\")
 _DELTA = np.zeros(256, np.int8)
@@ -27,7 +26,8 @@ _DELTA[[ord("{"), ord("[")]] = 1
 _DELTA[[ord("}"), ord("]")]] = -1
 _STRUCTURAL = _DELTA != 0
 _STRUCTURAL[_QUOTE] = True
-_KEY = re.compile(rb'"((?:[^"\\]|\\.)*)"\s*:\s*$', re.DOTALL)
+
+Positions = npt.NDArray[np.intp]
 
 
 class Block(NamedTuple):
@@ -38,16 +38,55 @@ class Block(NamedTuple):
     length: int
 
 
-def _unescaped(data: npt.NDArray[np.uint8], positions: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """The positions without those that an odd number of backslashes stands before."""
-    backslashes = np.flatnonzero(data == _BACKSLASH)
-    if not backslashes.size:
-        return positions
-    breaks = np.flatnonzero(np.diff(backslashes) != 1)
-    lasts = backslashes[np.append(breaks, backslashes.size - 1)]
-    firsts = backslashes[np.insert(breaks + 1, 0, 0)]
-    escaped = lasts[(lasts - firsts) % 2 == 0] + 1
-    return positions[~np.isin(positions, escaped, assume_unique=True)]
+class _Marks(NamedTuple):
+    """Quotes and brackets: where; by how much each changes the depth; the depth after it; whether it ends a string."""
+
+    at: Positions
+    deltas: npt.NDArray[np.int8]
+    depths: npt.NDArray[np.int32]
+    ends_string: npt.NDArray[np.bool_]
+
+
+class _Structure:
+    """What is inside of strings and how deep, from chunk to chunk."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.in_string = 0
+        self.escaped = False  # the next chunk's first byte
+
+    def scan(self, chunk: bytes) -> _Marks:
+        """The quotes, and the brackets outside strings, of the next chunk."""
+        data = np.frombuffer(chunk, np.uint8)
+        at = self._unescaped(data, np.flatnonzero(_STRUCTURAL[data]))
+        characters = data[at]
+        quotes = characters == _QUOTE
+        inside = (np.cumsum(quotes, dtype=np.int32) + self.in_string) % 2
+        if at.size:
+            self.in_string = int(inside[-1])
+        real = quotes | (inside == 0)
+        at, deltas = at[real], _DELTA[characters[real]]
+        depths = self.depth + np.cumsum(deltas, dtype=np.int32)
+        if at.size:
+            self.depth = int(depths[-1])
+        return _Marks(at, deltas, depths, (quotes & (inside == 0))[real])
+
+    def _unescaped(self, data: npt.NDArray[np.uint8], positions: Positions) -> Positions:
+        """The positions without those that an odd number of backslashes stands before."""
+        backslashes = np.flatnonzero(data == _BACKSLASH)
+        was_escaped, self.escaped = self.escaped, False
+        if was_escaped and data[0] != _BACKSLASH:
+            positions = positions[positions != 0]
+        if not backslashes.size:
+            return positions
+        breaks = np.flatnonzero(np.diff(backslashes) != 1)
+        lasts = backslashes[np.append(breaks, backslashes.size - 1)]
+        lengths = lasts - backslashes[np.insert(breaks + 1, 0, 0)] + 1
+        if was_escaped and backslashes[0] == 0:
+            lengths[0] -= 1
+        escaped = lasts[lengths % 2 == 1] + 1
+        self.escaped = bool(escaped.size and escaped[-1] == data.size)
+        return positions[~np.isin(positions, escaped, assume_unique=True)]
 
 
 def cut_blocks(read: Callable[[int], bytes], keys: frozenset[str], name: str) -> Iterator[Block]:
@@ -61,16 +100,14 @@ def cut_blocks(read: Callable[[int], bytes], keys: frozenset[str], name: str) ->
         return InputError(f"JSON_INVALID: {name}: {what}")
 
     found: set[str] = set()
+    structure = _Structure()
     offset = 0  # of the chunk at hand
-    depth = 0
-    in_string = 0
     began = finished = False
-    open_key: str | None = None  # the list that we are in
+    key = b""  # the last string directly in the object; b"" for one too long to be a list's name
+    key_begun = b""  # its beginning, where it straddles two chunks
+    open_list: str | None = None
     block_start = 0
-    before = b""
     while chunk := read(CHUNK_BYTES):
-        while chunk.endswith(b"\\") and (more := read(1)):
-            chunk += more  # so that no escape straddles two chunks
         if finished and chunk.strip():
             raise invalid("there is more after the end of the object")
         if not began:
@@ -79,58 +116,44 @@ def cut_blocks(read: Callable[[int], bytes], keys: frozenset[str], name: str) ->
                 compressed = " (it looks compressed: unpack it first)" if chunk.startswith((b"\x1f\x8b", b"PK", b"BZh")) else ""
                 raise invalid(f"expected a JSON object, found {start[:12]!r} at its beginning{compressed}")
             began = bool(start)
-        data = np.frombuffer(chunk, np.uint8)
-        at = _unescaped(data, np.flatnonzero(_STRUCTURAL[data]))
-        characters = data[at]
-        quotes = characters == _QUOTE
-        inside = (np.cumsum(quotes) + in_string) % 2
-        bracket = ~quotes & (inside == 0)
-        if at.size:
-            in_string = int(inside[-1])
-        at = at[bracket]
-        deltas = _DELTA[characters[bracket]]
-        depths = depth + np.cumsum(deltas, dtype=np.int64)
-        if at.size:
-            if depths.max() > MAX_DEPTH:
-                raise invalid(f"nested deeper than {MAX_DEPTH} levels at byte {offset + int(at[depths > MAX_DEPTH][0])}")
-            closed = at[depths == 0]
-            if closed.size:
-                finished = True
-                if chunk[int(closed[0]) + 1 :].strip():
-                    raise invalid("there is more after the end of the object")
-            depth = int(depths[-1])
-        # Lists open where the depth rises to 2, and close where it falls to 1.
-        for index in np.flatnonzero(((depths == 2) & (deltas == 1)) | ((depths == 1) & (deltas == -1))):
+        at, deltas, depths, ends_string = structure.scan(chunk)
+        if at.size and depths.max() > MAX_DEPTH:
+            raise invalid(f"nested deeper than {MAX_DEPTH} levels at byte {offset + int(at[depths > MAX_DEPTH][0])}")
+        closed = at[(depths == 0) & (deltas == -1)]
+        if closed.size:
+            finished = True
+            if chunk[int(closed[0]) + 1 :].strip():
+                raise invalid("there is more after the end of the object")
+        # Of interest: the ends of strings directly in the object, and where a list or object in it opens or closes.
+        for index in np.flatnonzero(((depths == 2) & (deltas == 1)) | ((depths == 1) & ((deltas == -1) | ends_string))):
             position = int(at[index])
-            if deltas[index] == -1:
-                if open_key is not None:
-                    yield Block(open_key, block_start, offset + position - block_start)
-                    open_key = None
-                continue
-            key = _KEY.search((before + chunk[max(0, position - _KEY_BYTES) : position])[-_KEY_BYTES:])
-            text = key[1].decode("utf-8", "replace") if key else ""
-            if text in keys:
-                if chunk[position : position + 1] != b"[":
+            if ends_string[index]:
+                key = chunk[at[index - 1] + 1 : position] if index else key_begun + chunk[:position]
+                key = key if len(key) <= _MAX_KEY_BYTES else b""
+            elif deltas[index] == 1 and (text := key.decode("utf-8", "replace")) in keys:
+                if chunk[position] != ord("["):
                     raise invalid(f"expected a list as {text!r}, found an object")
                 found.add(text)
-                open_key = text
+                open_list = text
                 block_start = offset + position + 1
-        if open_key is not None:
+            elif deltas[index] == -1 and open_list is not None:
+                yield Block(open_list, block_start, offset + position - block_start)
+                open_list = None
+        if structure.in_string and structure.depth == 1:
+            key_begun = (chunk[at[-1] + 1 :] if at.size else key_begun + chunk)[: _MAX_KEY_BYTES + 1]
+        if open_list is not None:
             ends = at[(depths == 2) & (deltas == -1) & (at + offset >= block_start)]
             if ends.size:
                 cut = offset + int(ends[-1]) + 1
-                yield Block(open_key, block_start, cut - block_start)
+                yield Block(open_list, block_start, cut - block_start)
                 block_start = cut
             elif offset + len(chunk) - block_start > MAX_BLOCK_BYTES:
-                raise invalid(f"one element of {open_key!r} is longer than {MAX_BLOCK_BYTES} bytes")
+                raise invalid(f"one element of {open_list!r} is longer than {MAX_BLOCK_BYTES} bytes")
         offset += len(chunk)
-        before = (before + chunk)[-_KEY_BYTES:]
     if not began:
         raise invalid("the file is empty")
     if not finished:
         raise invalid(f"the file ends at byte {offset} in the middle of the data; it may have been cut off")
-    missing = sorted(keys - found)
+    missing = ", ".join(map(repr, sorted(keys - found)))
     if missing:
-        raise invalid(
-            f"expected the lists {', '.join(map(repr, sorted(keys)))}, but {', '.join(map(repr, missing))} is not there"
-        )
+        raise invalid(f"expected the lists {', '.join(map(repr, sorted(keys)))}, but {missing} is not there")

@@ -1,0 +1,406 @@
+"""Every form of segmentation against masks drawn by hand and against `COCO.annToMask`; bad geometry; boxes."""
+
+from __future__ import annotations
+
+import json
+
+import apache_beam as beam
+import numpy as np
+import pytest
+from apache_beam.testing.util import assert_that, equal_to
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from pycocotools.coco import COCO
+
+from transforms import rasterize, run_lengths
+from transforms.rasterize import Drops
+from transforms.records import AnnotatedImage, Instance, Polygons, Reject, RunLengths
+from transforms.sources.coco import parse_annotation
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+SQUARE = [1, 1, 4, 1, 4, 3, 1, 3]
+
+
+def draw(picture):
+    """A mask from rows of '#' and '.'."""
+    return np.array([[character == "#" for character in row] for row in picture.split()], np.uint8)
+
+
+def ann_to_mask(segmentation, height, width):
+    """The truth: what pycocotools' own `COCO.annToMask` makes of an annotation."""
+    coco = COCO()
+    coco.imgs = {1: {"id": 1, "height": height, "width": width}}
+    return coco.annToMask({"image_id": 1, "segmentation": segmentation})
+
+
+def annotated(segmentation, crowd=0, bbox=(0, 0, 1, 1)):
+    """The instance that a COCO annotation is read to."""
+    entry = {"id": 7, "image_id": 1, "category_id": 1, "segmentation": segmentation, "bbox": bbox, "iscrowd": crowd}
+    return parse_annotation(json.dumps(entry).encode()).instance
+
+
+def instance(shape=None, box=None, **fields):
+    return Instance(**{"annotation_id": 7, "category_id": 1, "area": None, "is_crowd": False} | fields, shape=shape, box=box)
+
+
+def polygons(*rings):
+    """Rings of any floats, also those that no source would let through."""
+    values = np.array([value for ring in rings for value in ring], "<f8")
+    return Polygons(values.tobytes(), tuple(map(len, rings)), 1)
+
+
+def code_of(found):
+    return getattr(found, "code", None)
+
+
+GOLDENS = {
+    "polygon, square": ([SQUARE], "..... .###. .###. ....."),
+    "polygon, the whole image": ([[0, 0, 5, 0, 5, 4, 0, 4]], "##### ##### ##### #####"),
+    "polygon, right triangle": ([[0, 0, 5, 0, 5, 4]], ".#### ..### ...## ....#"),
+    "polygon, left triangle": ([[0, 0, 5, 0, 0, 4]], "####. ###.. ##... #...."),
+    "polygon, diamond": ([[2.5, 0, 5, 2, 2.5, 4, 0, 2]], "..#.. .###. .###. ..#.."),
+    "polygon, bow-tie": ([[0, 0, 5, 4, 5, 0, 0, 4]], "#...# ##.## ##.## #...#"),
+    "polygon, two parts apart": (
+        [[0, 0, 2, 0, 2, 2, 0, 2], [3, 2, 5, 2, 5, 4, 3, 4]],
+        "##... ##... ...## ...##",
+    ),
+    "polygon, two parts that overlap": (
+        [[0, 0, 3, 0, 3, 3, 0, 3], [2, 1, 5, 1, 5, 4, 2, 4]],
+        "###.. ##### ##### ..###",
+    ),
+    "polygon, the same part twice": ([SQUARE, SQUARE], "..... .###. .###. ....."),
+    "polygon, three parts, one in another": (
+        [[0, 0, 5, 0, 5, 3, 0, 3], [1, 1, 2, 1, 2, 2, 1, 2], [0, 3, 1, 3, 1, 4, 0, 4]],
+        "##### ##### ##### #....",
+    ),
+    "polygon, over the upper left corner": ([[-1, -1, 2, -1, 2, 2, -1, 2]], "##... ##... ..... ....."),
+    "polygon, over the lower right corner": ([[3, 2, 5.5, 2, 5.5, 4.5, 3, 4.5]], "..... ..... ...## ...##"),
+    "polygon, square image": ([[1, 0, 3, 0, 3, 4, 1, 4]], ".##. .##. .##. .##."),
+    "run list": ({"size": [4, 5], "counts": [4, 3, 1, 1, 1, 2, 8]}, ".##.. .#... .##.. ..#.."),
+    "run list, starting with the mask": ({"size": [4, 5], "counts": [0, 1, 18, 1]}, "#.... ..... ..... ....#"),
+    "run list, over the end of a column": ({"size": [4, 5], "counts": [10, 4, 6]}, "...#. ...#. ..#.. ..#.."),
+    "run list, the whole image": ({"size": [4, 5], "counts": [0, 20]}, "##### ##### ##### #####"),
+    "run string": ({"size": [4, 5], "counts": "431N017"}, ".##.. .#... .##.. ..#.."),
+    "run string, the whole image": ({"size": [4, 5], "counts": "0d0"}, "##### ##### ##### #####"),
+    "run string, square image": ({"size": [4, 4], "counts": "04<"}, "#... #... #... #..."),
+}
+
+
+@pytest.mark.parametrize("crowd", [0, 1])
+@pytest.mark.parametrize(("segmentation", "picture"), GOLDENS.values(), ids=GOLDENS)
+def test_every_form_gives_the_mask_drawn_by_hand(segmentation, picture, crowd):
+    expected = draw(picture)
+    np.testing.assert_array_equal(ann_to_mask(segmentation, *expected.shape), expected)
+    drawn = rasterize.rasterize(annotated(segmentation, crowd), *expected.shape)
+    assert drawn.is_crowd is bool(crowd)
+    assert (drawn.shape.height, drawn.shape.width) == expected.shape
+    np.testing.assert_array_equal(run_lengths.to_mask(drawn.shape), expected)
+
+
+@st.composite
+def sizes(draw_from):
+    height, width = draw_from(st.integers(1, 40)), draw_from(st.integers(1, 40))
+    assume(height != width)
+    return height, width
+
+
+def rings_around(height, width, far):
+    hundredths = st.integers(-100 * far, 100 * (max(height, width) + far)).map(lambda number: number / 100)
+    anything = st.floats(-far, max(height, width) + far, allow_nan=False)
+    point = st.tuples(hundredths, hundredths) | st.tuples(anything, anything)
+    ring = st.lists(point, min_size=3, max_size=9).map(lambda points: [value for pair in points for value in pair])
+    return st.lists(ring, min_size=1, max_size=4)
+
+
+@settings(max_examples=200, deadline=None)
+@given(sizes(), st.sampled_from((0, 3, 500)), st.data())
+def test_polygons_are_drawn_as_ann_to_mask_draws_them(size, far, data):
+    rings = data.draw(rings_around(*size, far))
+    expected = ann_to_mask(rings, *size)
+    drawn = rasterize.rasterize_polygons(Polygons.pack(rings), *size)
+    if expected.any():
+        np.testing.assert_array_equal(run_lengths.to_mask(drawn), expected)
+    else:
+        assert drawn.code == "EMPTY_MASK"
+
+
+@settings(max_examples=100, deadline=None)
+@given(sizes(), st.data())
+def test_run_lists_and_run_strings_give_what_ann_to_mask_gives(size, data):
+    height, width = size
+    bounds = data.draw(st.lists(st.integers(0, height * width), max_size=20))
+    runs = np.diff([0, *sorted(bounds), height * width]).tolist()
+    expected = ann_to_mask({"size": [height, width], "counts": runs}, height, width)
+    counts = run_lengths.encode_counts(np.array(runs)).decode()
+    np.testing.assert_array_equal(ann_to_mask({"size": [height, width], "counts": counts}, height, width), expected)
+    for given_counts in (runs, counts):
+        drawn = rasterize.rasterize(annotated({"size": [height, width], "counts": given_counts}), height, width)
+        if expected.any():
+            np.testing.assert_array_equal(run_lengths.to_mask(drawn.shape), expected)
+        else:
+            assert drawn.code == "EMPTY_MASK"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.lists(st.floats(-2e7, 2e7, exclude_min=True, exclude_max=True), max_size=12), max_size=4))
+def test_packed_polygons_come_back_unchanged(rings):
+    assert [ring.tolist() for ring in Polygons.pack(rings).rings()] == (rings or [[]])
+
+
+def test_coordinates_of_two_decimals_take_four_bytes_each():
+    hundredths = [[0.01, 1.15, 1234.56, -0.07, 639.99, 100000.01]]
+    packed = Polygons.pack(hundredths)
+    assert len(packed.coordinates) == 4 * 6
+    assert packed.values().tolist() == hundredths[0]
+    assert len(Polygons.pack([[0.001, 1, 2, 3, 4, 5]]).coordinates) == 8 * 6
+
+
+# ---------------------------------------------------------------------------------------------------- bad polygons
+
+NAN, INFINITY = float("nan"), float("inf")
+BAD_POLYGONS = {
+    "no ring": (polygons(), "POLY_MALFORMED", "no ring"),
+    "an empty ring": (polygons([]), "POLY_MALFORMED", "0 numbers"),
+    "an empty ring beside a good one": (polygons(SQUARE, []), "POLY_MALFORMED", "0 numbers"),
+    "a point": (polygons([1, 1]), "POLY_MALFORMED", "2 numbers"),
+    "four numbers, like a box": (polygons([1, 1, 4, 4]), "POLY_MALFORMED", "4 numbers"),
+    "five numbers": (polygons([1, 1, 4, 1, 4]), "POLY_MALFORMED", "5 numbers"),
+    "seven numbers": (polygons([1, 1, 4, 1, 4, 3, 1]), "POLY_MALFORMED", "7 numbers"),
+    "two odd rings, together even": (polygons(SQUARE[:7], SQUARE[:7]), "POLY_MALFORMED", "7 numbers"),
+    "NaN": (polygons([1, 1, 4, NAN, 4, 3]), "COORD_INVALID", "nan"),
+    "infinity": (polygons([1, 1, INFINITY, 1, 4, 3]), "COORD_INVALID", "inf"),
+    "minus infinity": (polygons([1, 1, 4, 1, 4, -INFINITY]), "COORD_INVALID", "-inf"),
+    "NaN in the second ring": (polygons(SQUARE, [1, 1, 4, NAN, 4, 3]), "COORD_INVALID", "nan"),
+    "NaN beside infinity": (polygons([NAN, 1, INFINITY, 1, 4, 3]), "COORD_INVALID", "nan"),
+    "1e9": (polygons([1, 1, 1e9, 1, 4, 3]), "COORD_INVALID", "1000000000.0"),
+    "-1e9": (polygons([1, -1e9, 4, 1, 4, 3]), "COORD_INVALID", "-1000000000.0"),
+    "just over the bound": (polygons([1, 1, 100000.5, 1, 4, 3]), "COORD_INVALID", "100000.5"),
+    "over 100000 points": (polygons([1, 1, 4, 1, 4, 3] * 33334), "POINT_LIMIT", "100002 points"),
+    "over 100000 points in many rings": (polygons(*[[1, 1, 4, 1, 4, 3]] * 33334), "POINT_LIMIT", "100002 points"),
+    "a huge zigzag": (polygons([0, 0, 99999, 1] * 50), "POINT_LIMIT", "at most 2000000"),
+    "a huge zigzag downwards": (polygons([0, -99999, 1, 99999] * 10), "POINT_LIMIT", "outline"),
+    "many large rings": (polygons(*[[0, 0, 90000, 0, 90000, 90000, 0, 90000]] * 6), "POINT_LIMIT", "outline is 2160000"),
+}
+
+
+@pytest.fixture
+def no_pycocotools(monkeypatch):
+    """Whatever reaches pycocotools now fails the test."""
+
+    def refuse(*arguments):
+        raise AssertionError(f"pycocotools was called with {str(arguments)[:80]}")
+
+    for name in ("frPyObjects", "merge", "area"):
+        monkeypatch.setattr(rasterize.cocomask, name, refuse)
+
+
+@pytest.mark.usefixtures("no_pycocotools")
+@pytest.mark.parametrize(("shape", "code", "message"), BAD_POLYGONS.values(), ids=BAD_POLYGONS)
+def test_a_bad_polygon_is_refused_before_pycocotools_sees_it(shape, code, message):
+    found = rasterize.rasterize(instance(shape, (0.0, 0.0, 4.0, 5.0)), 4, 5)
+    assert found.code == code
+    assert message in found.message
+
+
+def test_as_many_points_and_as_long_an_outline_as_allowed_are_drawn():
+    most_points = polygons([1, 1, 4, 1, 4, 3, 1, 3] * 24_999 + [1, 3] * 4)
+    drawn = rasterize.rasterize_polygons(most_points, 4, 5)
+    np.testing.assert_array_equal(run_lengths.to_mask(drawn), draw("..... .###. .###. ....."))
+    longest = polygons([0, 0, 100_000, 0, 100_000, 3, 0, 3] * 9)
+    assert isinstance(rasterize.rasterize_polygons(longest, 4, 5), RunLengths)
+
+
+@pytest.mark.parametrize("shift", [(-9, 0), (9, 0), (0, -9), (0, 9), (9, 9), (-90000, 0), (0, 90000)])
+def test_a_polygon_wholly_outside_has_no_mask(shift):
+    ring = [1 + shift[0], 1 + shift[1], 4 + shift[0], 1 + shift[1], 4 + shift[0], 3 + shift[1]]
+    assert rasterize.rasterize(instance(polygons(ring), (0.0, 0.0, 4.0, 5.0)), 4, 5).code == "EMPTY_MASK"
+
+
+def test_a_polygon_without_area_has_no_mask():
+    assert rasterize.rasterize(instance(polygons([1, 1, 3, 1, 2, 1])), 4, 5).code == "EMPTY_MASK"
+
+
+CLIPPED = {
+    "-1 at the left": [-1, 1, 3, 1, 3, 3, -1, 3],
+    "-1 at the top": [1, -1, 3, -1, 3, 3, 1, 3],
+    "a hundredth over at the right": [1, 1, 5.01, 1, 5.01, 3, 1, 3],
+    "half a pixel over at the bottom": [1, 1, 3, 1, 3, 4.5, 1, 4.5],
+    "a corner far away": [1, 1, 3, 1, 1000, 900],
+    "over all edges": [-5, -5, 50, -5, 50, 50, -5, 50],
+}
+
+
+@pytest.mark.parametrize("ring", CLIPPED.values(), ids=CLIPPED)
+def test_a_polygon_over_the_edge_is_clipped_and_counted(ring):
+    drawn = rasterize.rasterize(instance(polygons(ring), (1.0, 1.0, 3.0, 3.0)), 4, 5)
+    assert drawn.fixes == ("POLYGON_CLIPPED",)
+    np.testing.assert_array_equal(run_lengths.to_mask(drawn.shape), ann_to_mask([ring], 4, 5))
+
+
+@pytest.mark.parametrize("ring", [SQUARE, [0, 0, 5, 0, 5, 4, 0, 4], [0, 3.99, 4.99, 0, 5, 4]])
+def test_a_polygon_up_to_the_edge_is_not_counted_as_clipped(ring):
+    assert rasterize.rasterize(instance(polygons(ring), (1.0, 1.0, 3.0, 3.0)), 4, 5).fixes == ()
+
+
+def test_the_second_ring_counts_as_clipped_too_and_height_is_not_mistaken_for_width():
+    box = (1.0, 1.0, 3.0, 3.0)
+    assert rasterize.rasterize(instance(polygons(SQUARE, [0, 0, 1, 0, 1, 4.5]), box), 4, 5).fixes == ("POLYGON_CLIPPED",)
+    upright = polygons([0, 0, 4, 0, 4, 5])
+    assert rasterize.rasterize(instance(upright, box), 5, 4).fixes == ()
+    assert rasterize.rasterize(instance(upright, box), 4, 5).fixes == ("POLYGON_CLIPPED",)
+
+
+# -------------------------------------------------------------------------------------------------- bad run lengths
+
+BAD_RUN_LENGTHS = {
+    "ends inside a number": (b"000o", "RLE_MALFORMED"),
+    "short sum": (run_lengths.encode_counts(np.array([5, 5])), "RLE_MALFORMED"),
+    "long sum": (run_lengths.encode_counts(np.array([5, 5, 11])), "RLE_MALFORMED"),
+    "one too many": (run_lengths.encode_counts(np.array([5, 16])), "RLE_MALFORMED"),
+    "negative": (b"OE0", "RLE_MALFORMED"),
+    "over 2^32": (run_lengths.encode_counts(np.array([0, 2**32 + 20])), "RLE_MALFORMED"),
+    "right modulo 2^32": (run_lengths.encode_counts(np.array([0, 2**32, 20])), "RLE_MALFORMED"),
+    "empty": (b"", "RLE_MALFORMED"),
+    "NUL": (b"5\x005:", "RLE_MALFORMED"),
+    "non-ASCII": ("5é:".encode(), "RLE_MALFORMED"),
+    "no pixel": (run_lengths.encode_counts(np.array([20])), "EMPTY_MASK"),
+    "no pixel, with runs of zero": (run_lengths.encode_counts(np.array([12, 0, 8])), "EMPTY_MASK"),
+}
+
+
+@pytest.mark.usefixtures("no_pycocotools")
+@pytest.mark.parametrize(("counts", "code"), BAD_RUN_LENGTHS.values(), ids=BAD_RUN_LENGTHS)
+def test_bad_run_lengths_are_refused_without_pycocotools(counts, code):
+    assert rasterize.rasterize(instance(RunLengths(4, 5, counts), (0.0, 0.0, 4.0, 5.0)), 4, 5).code == code
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 4), (4, 6), (3, 5), (2, 10), (1, 20), (0, 5), (4, 0)])
+def test_run_lengths_of_another_size_are_refused_with_both_sizes(height, width):
+    counts = run_lengths.encode_counts(np.array([0, height * width]))
+    found = rasterize.rasterize(instance(RunLengths(height, width, counts)), 4, 5)
+    assert found.code == "RLE_SIZE_MISMATCH"
+    assert f"{height} × {width}" in found.message
+    assert "4 × 5" in found.message
+
+
+# ------------------------------------------------------------------------------------------------------------ boxes
+
+MASK = RunLengths(4, 5, run_lengths.encode_counts(np.array([5, 2, 2, 2, 9])))
+MASK_BOX = (1.0, 1.0, 3.0, 3.0)
+BOXES = {
+    "inside": ((0.5, 1.0, 3.25, 4.0), (0.5, 1.0, 3.25, 4.0), ()),
+    "the whole image": ((0.0, 0.0, 4.0, 5.0), (0.0, 0.0, 4.0, 5.0), ()),
+    "over the upper left": ((-1.0, -2.5, 2.0, 2.0), (0.0, 0.0, 2.0, 2.0), ("BOX_CLIPPED",)),
+    "over the lower right": ((1.0, 1.0, 4.5, 5.25), (1.0, 1.0, 4.0, 5.0), ("BOX_CLIPPED",)),
+    "as high as wide": ((0.0, 0.0, 5.0, 4.0), (0.0, 0.0, 4.0, 4.0), ("BOX_CLIPPED",)),
+    "infinite": ((0.0, 0.0, INFINITY, INFINITY), (0.0, 0.0, 4.0, 5.0), ("BOX_CLIPPED",)),
+    "missing": (None, MASK_BOX, ("BOX_FROM_MASK",)),
+    "no height": ((1.0, 1.0, 1.0, 4.0), MASK_BOX, ("BOX_FROM_MASK",)),
+    "no width": ((1.0, 2.0, 3.0, 2.0), MASK_BOX, ("BOX_FROM_MASK",)),
+    "upside down": ((3.0, 1.0, 1.0, 4.0), MASK_BOX, ("BOX_FROM_MASK",)),
+    "left of the image": ((1.0, -3.0, 3.0, 0.0), MASK_BOX, ("BOX_FROM_MASK",)),
+    "right of the image": ((1.0, 5.0, 3.0, 7.0), MASK_BOX, ("BOX_FROM_MASK",)),
+    "below the image": ((4.0, 1.0, 5.0, 3.0), MASK_BOX, ("BOX_FROM_MASK",)),
+    "NaN at the top": ((NAN, 1.0, 3.0, 3.0), MASK_BOX, ("BOX_FROM_MASK",)),
+    "NaN at the right": ((1.0, 1.0, 3.0, NAN), MASK_BOX, ("BOX_FROM_MASK",)),
+}
+
+
+@pytest.mark.parametrize(("box", "expected", "fixes"), BOXES.values(), ids=BOXES)
+def test_the_box_of_an_annotation_is_clipped_or_taken_from_its_mask(box, expected, fixes):
+    drawn = rasterize.rasterize(instance(MASK, box), 4, 5)
+    assert drawn.box == expected
+    assert drawn.fixes == fixes
+
+
+@pytest.mark.parametrize(("box", "expected", "fixes"), BOXES.values(), ids=BOXES)
+def test_without_a_mask_a_box_without_area_is_invalid(box, expected, fixes):
+    for boxes in ("annotation", "mask"):
+        drawn = rasterize.rasterize(instance(None, box), 4, 5, boxes)
+        if "BOX_FROM_MASK" in fixes:
+            assert drawn.code == "BOX_INVALID"
+        else:
+            assert (drawn.box, drawn.fixes, drawn.shape) == (expected, fixes, None)
+
+
+@pytest.mark.parametrize("box", [None, (0.0, 0.0, 4.0, 5.0), (-3.0, 0.0, 9.0, 5.0)])
+def test_boxes_from_masks_are_tight_and_no_fix(box):
+    drawn = rasterize.rasterize(instance(MASK, box), 4, 5, "mask")
+    assert (drawn.box, drawn.fixes) == (MASK_BOX, ())
+
+
+def test_the_box_from_a_polygons_mask_is_that_of_its_pixels():
+    drawn = rasterize.rasterize(instance(polygons([-2, 1, 3.4, 1, 3.4, 9, -2, 9])), 4, 5)
+    rows, columns = np.nonzero(run_lengths.to_mask(drawn.shape))
+    assert drawn.box == (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1) == (1, 0, 4, 3)
+    assert drawn.fixes == ("POLYGON_CLIPPED", "BOX_FROM_MASK")
+
+
+def test_nothing_else_of_an_instance_changes():
+    before = instance(polygons([-1, 1, 4, 1, 4, 3]), (0.0, 0.0, 9.0, 9.0), area=3.5, is_crowd=True, fixes=("EARLIER",))
+    after = rasterize.rasterize(before, 4, 5)
+    assert (after.annotation_id, after.category_id, after.area, after.is_crowd) == (7, 1, 3.5, True)
+    assert after.fixes == ("EARLIER", "POLYGON_CLIPPED", "BOX_CLIPPED")
+    assert before.fixes == ("EARLIER",)
+    assert isinstance(before.shape, Polygons)
+
+
+# ----------------------------------------------------------------------------------------------------------- images
+
+
+def image_with(*instances):
+    return AnnotatedImage(3, "a.jpg", 4, 5, instances)
+
+
+def test_an_image_keeps_what_can_be_drawn_in_order_and_rejects_the_rest():
+    image = image_with(
+        instance(MASK, annotation_id=1),
+        instance(polygons([1, 1]), annotation_id=2),
+        instance(polygons(SQUARE), annotation_id=3),
+        instance(None, annotation_id=4),
+        instance(None, (1.0, 1.0, 2.0, 2.0), annotation_id=5),
+    )
+    drawn, rejects = rasterize.rasterize_image(image)
+    assert [one.annotation_id for one in drawn.instances] == [1, 3, 5]
+    assert (drawn.image_id, drawn.file_name, drawn.height, drawn.width) == (3, "a.jpg", 4, 5)
+    assert [(one.kind, one.image_id, one.annotation_id, one.reason) for one in rejects] == [
+        ("annotation", 3, 2, "POLY_MALFORMED"),
+        ("annotation", 3, 4, "BOX_INVALID"),
+    ]
+
+
+def test_an_image_without_instances_is_kept_unless_told_otherwise():
+    only_bad = image_with(instance(polygons([1, 1])))
+    assert rasterize.rasterize_image(image_with()) == (image_with(), [])
+    assert rasterize.rasterize_image(only_bad)[0] == image_with()
+    for image, reasons in ((image_with(), []), (only_bad, ["POLY_MALFORMED"])):
+        drawn, rejects = rasterize.rasterize_image(image, drops=Drops(empty_images=True))
+        assert drawn is None
+        assert [one.reason for one in rejects] == [*reasons, "DROPPED_EMPTY_IMAGE"]
+        assert rejects[-1].kind == "image"
+
+
+def test_crowds_and_instances_without_a_mask_are_dropped_where_told():
+    image = image_with(
+        instance(MASK, annotation_id=1),
+        instance(MASK, annotation_id=2, is_crowd=True),
+        instance(None, MASK_BOX, annotation_id=3),
+    )
+
+    def outcome(drops):
+        drawn, rejects = rasterize.rasterize_image(image, drops=drops)
+        return [one.annotation_id for one in drawn.instances], [(one.annotation_id, one.reason) for one in rejects]
+
+    assert outcome(Drops()) == ([1, 2, 3], [])
+    assert outcome(Drops(crowds=True)) == ([1, 3], [(2, "DROPPED_CROWD")])
+    assert outcome(Drops(without_mask=True)) == ([1, 2], [(3, "DROPPED_WITHOUT_MASK")])
+
+
+def test_the_transform_gives_images_and_rejects_apart():
+    good, bad = instance(MASK, MASK_BOX, annotation_id=1), instance(polygons([1, 1]), annotation_id=2)
+    with beam.Pipeline() as pipeline:
+        out = pipeline | beam.Create([image_with(good, bad)]) | rasterize.Rasterize(boxes="mask")
+        assert_that(out.images, equal_to([image_with(good)]), "images")
+        message = "a polygon ring has 2 numbers, expected an even count of at least 6"
+        assert_that(out.rejects, equal_to([Reject("annotation", 3, 2, "POLY_MALFORMED", message)]), "rejects")
