@@ -57,8 +57,9 @@ def prepare_output(output: str, overwrite: bool) -> None:
     storage.make_folder(temporary)
     storage.write_bytes(storage.join(temporary, STARTED), b"")
     ours = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in OURS)]
-    for name in sorted(ours, key=lambda name: name != SUCCESS):  # what is being taken apart must not look complete
-        storage.delete([storage.join(output, name)])
+    first = [name for name in ours if name == SUCCESS]  # what is being taken apart must not look complete
+    for those in (first, [name for name in ours if name not in first]):
+        storage.delete([storage.join(output, name) for name in those])
     clear_temporary(output, but=STARTED)
 
 

@@ -49,6 +49,8 @@ def check_beam_options(left: Sequence[str]) -> list[str]:
 
 def check_inputs(options: RunOptions) -> None:
     """Raises `InputError` where the annotations or the image folder are not there."""
+    if not options.annotations or (FileSystems.get_scheme(options.annotations) is None and os.path.isdir(options.annotations)):
+        raise InputError(f"--annotations {options.annotations}: expected a file, or a pattern that files match")
     try:
         found = storage.match(options.annotations)
     except Exception as error:

@@ -69,7 +69,7 @@ def test_what_is_wrong_before_a_job_starts(
 
 UNUSABLE = [
     ('{"images": [{"id": 1,', "cut off"),
-    ('{"images": [], "annotations": []}', "'categories' is not there"),
+    ('{"images": [], "annotations": []}', "found none for 'categories'"),
     ("[]", "expected a JSON object"),
     ('{"images": [], "categories": [], "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [NaN]}]}', "NaN"),
     ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "expected categories with"),

@@ -217,7 +217,7 @@ def test_a_missing_list_is_named(key: str, value: bytes | None) -> None:
         entries.append(f'"{key}": '.encode() + value)
     message = error_of(b"{" + b", ".join(entries) + b"}")
     assert message.startswith("JSON_INVALID: file.json: expected the lists 'annotations', 'categories', 'images'")
-    assert message.endswith(f"but '{key}' is not there")
+    assert message.endswith(f"found none for '{key}'")
 
 
 @pytest.mark.parametrize("chunk", [1, 10, 1 << 20])

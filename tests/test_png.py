@@ -156,7 +156,7 @@ def test_all_pictures_of_one_size_at_once_give_the_files_of_each_alone(one_bit):
 
 GOLDEN_STREAMS = {
     False: "7801ede085018300000330b4ff3f3d77f70149d6da26699aa5ce0000580007",
-    True: ("7801ede003a0ff841e05709cbdbdf796975dcbb6bd6cdbb6eddab26ddbb66bd9b6975dcbabd6ceffdabedfcbdff900d81dab63a411033000c9"),
+    True: "7801ede003a0ff841e05709cbdbdf796975dcbb6bd6cdbb6eddab26ddbb66bd9b6975dcbabd6ceffdabedfcbdff900d81dab63a411033000c9",
 }
 
 

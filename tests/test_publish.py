@@ -85,7 +85,7 @@ REJECTS = [
     Reject("image", None, None, "FIELD_INVALID", "no id"),
     Reject("annotation", -5, 2, "DROPPED_CROWD", "it is a crowd"),
 ]
-CENSUS = Census(images=3 + 3, annotations=6 + 6, megapixels=6)
+CENSUS = Census(images=3 + 3, annotations=6 + 6, pixels=6_000_000)
 
 
 def written_rejects(output: Path, rejects: Iterable[Reject]) -> Counter[tuple[str, str]]:

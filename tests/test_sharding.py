@@ -184,18 +184,21 @@ def test_shards_are_evenly_filled_within_a_split() -> None:
         assert spread((counts[split, index] for index in range(4)), len(MANY) * share / 4) < 0.2
 
 
+MEGA = 1_000_000
+
+
 @pytest.mark.parametrize(
     ("census", "dense", "expected"),
     [
-        (Census(0, 0, 0), False, 1),
-        (Census(32, 100, 32), False, 1),
-        (Census(33, 100, 33), False, 2),
-        (Census(1000, 0, 1000), False, 8),
-        (Census(10_000, 0, 10_000), False, 35),
-        (Census(10_000, 100_000, 10_000), False, 39),
-        (Census(1000, 7000, 1000), True, 284),
-        (Census(10, 0, 10_000), False, 35),
-        (Census(10**9, 0, 10**9), False, 99_999),
+        (Census(0, 0, 0 * MEGA), False, 1),
+        (Census(32, 100, 32 * MEGA), False, 1),
+        (Census(33, 100, 33 * MEGA), False, 2),
+        (Census(1000, 0, 1000 * MEGA), False, 8),
+        (Census(10_000, 0, 10_000 * MEGA), False, 35),
+        (Census(10_000, 100_000, 10_000 * MEGA), False, 39),
+        (Census(1000, 7000, 1000 * MEGA), True, 284),
+        (Census(10, 0, 10_000 * MEGA), False, 35),
+        (Census(10**9, 0, 10**9 * MEGA), False, 99_999),
     ],
 )
 def test_shards_are_planned_by_size_and_number_of_images(census: Census, dense: bool, expected: int) -> None:
@@ -203,7 +206,7 @@ def test_shards_are_planned_by_size_and_number_of_images(census: Census, dense: 
 
 
 def test_shards_are_planned_for_each_split_by_its_share() -> None:
-    plan = plan_shards(Census(10_000, 0, 10_000), THREE, None, False)
+    plan = plan_shards(Census(10_000, 0, 10_000 * MEGA), THREE, None, False)
     assert plan == ShardPlan((("train", 28), ("val", 8), ("test", 8)))
 
 

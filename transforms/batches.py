@@ -44,6 +44,7 @@ class BatchWriter:
         if self.spill_folder is None:
             return _INLINE + compressed
         if self._file is None:
+            self._offset = 0
             self._path = os.path.join(self.spill_folder, uuid.uuid4().hex)
             self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         view = memoryview(compressed)

@@ -105,7 +105,8 @@ def encode_example(features: Mapping[str, Feature]) -> bytes:
     for name in sorted(features):
         feature = _feature(features[name])
         size = sum(map(len, feature))
-        key = _FIRST + _varint(len(name)) + name.encode() + b"\x12" + _varint(size)  # field 2 of a map's entry is its value
+        text = name.encode()
+        key = _FIRST + _varint(len(text)) + text + b"\x12" + _varint(size)  # field 2 of a map's entry is its value
         entries += (_FIRST, _varint(len(key) + size), key, *feature)
     return b"".join([_FIRST, _varint(sum(map(len, entries))), *entries])
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
 import struct
+import zlib
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -15,7 +17,6 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
-    ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
@@ -72,7 +73,7 @@ class ImageFolder:
         try:
             return storage.read_bytes(path)
         except Exception as error:
-            if storage.is_missing(error):
+            if storage.is_missing(error) or getattr(error, "errno", None) in (errno.ELOOP, errno.ENAMETOOLONG):
                 return problem(ReasonCode.IMAGE_MISSING, f"there is no file {path}")
             raise
 
@@ -114,6 +115,77 @@ def _to_png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
+def _check_jpeg(data: bytes) -> Problem | None:
+    """What Pillow lets pass: a JPEG of a kind that TensorFlow refuses, or without its end marker."""
+    position = 2
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:
+            return _unreadable(data, f"byte {position} is not the marker that the bytes before announce")
+        marker = data[position + 1]
+        if marker in _FRAMES and (marker not in _READ_FRAMES or data[position + 4 : position + 5] != b"\x08"):
+            kind = f"{data[position + 4]} bits" if marker in _READ_FRAMES else f"kind SOF{marker - 0xC0}"
+            return problem(ReasonCode.IMAGE_UNSUPPORTED, f"the file is a JPEG of {kind}, which TensorFlow does not read")
+        if marker == 0xDA:
+            break
+        if marker == 0xFF:  # a fill byte
+            position += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # no length follows
+            position += 2
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return None if data.find(b"\xff\xd9", position) > 0 else _unreadable(data, "it has no end marker")
+
+
+def _check_png(data: bytes) -> Problem | None:
+    """What Pillow lets pass: a PNG that is cut off behind its pixels, has too few of them, or a wrong checksum."""
+    position, pixels = 8, []
+    while position + 12 <= len(data):
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        if zlib.crc32(data[position + 4 : end - 4]).to_bytes(4, "big") != data[end - 4 : end]:
+            return _unreadable(data, f"the chunk at byte {position} is cut off or has a wrong checksum")
+        name = data[position + 4 : position + 8]
+        if name == b"IDAT":
+            pixels.append(data[position + 8 : end - 4])
+        if name == b"IEND":
+            return _check_png_rows(data, b"".join(pixels))
+        position = end
+    return _unreadable(data, "it has no end chunk")
+
+
+def _check_png_rows(data: bytes, compressed: bytes) -> Problem | None:
+    """Whether as many rows are there as the header says; of interlaced ones, Pillow has to judge."""
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    if interlaced or colour not in _PNG_CHANNELS:
+        return None
+    expected = height * (1 + (width * depth * _PNG_CHANNELS[colour] + 7) // 8)
+    inflate = zlib.decompressobj()
+    found = 0
+    try:
+        while compressed and found < expected:
+            found += len(inflate.decompress(compressed, 1 << 20))
+            compressed = inflate.unconsumed_tail
+    except zlib.error as error:
+        return _unreadable(data, str(error))
+    return None if found >= expected else _unreadable(data, f"{found} bytes of pixels are there, {expected} expected")
+
+
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+
+
+_FRAMES = {0xC0 + number for number in range(16)} - {0xC4, 0xC8, 0xCC}
+_READ_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # baseline, extended, progressive; the last two with arithmetic coding
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes the pixels upright, by EXIF orientation."""
+
+
 def check_image(data: bytes, height: int, width: int, max_pixels: int) -> CheckedImage | Problem:
     """The image that annotations for height × width pixels belong to, decoded once to be sure that it can be.
 
@@ -121,6 +193,9 @@ def check_image(data: bytes, height: int, width: int, max_pixels: int) -> Checke
     orientation is not upright and the annotations fit the upright image, the pixels are turned; else they are left alone.
     Codes: IMAGE_CORRUPT, IMAGE_UNSUPPORTED, PIXEL_LIMIT, DIM_MISMATCH.
     """
+    wrong = _check_jpeg(data) if data.startswith(b"\xff\xd8") else None
+    if wrong:
+        return wrong
     try:
         with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
             return _check_open(image, data, height, width, max_pixels)
@@ -136,23 +211,34 @@ def _check_open(image: Image.Image, data: bytes, height: int, width: int, max_pi
     if image.width * image.height > max_pixels:
         found = f"{image.height} × {image.width} (height × width)"
         return problem(ReasonCode.PIXEL_LIMIT, f"the image is {found}, at most {max_pixels} pixels are read")
+    wrong = _check_png(data) if image.format == "PNG" else None
+    if wrong:
+        return wrong
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         return problem(ReasonCode.IMAGE_UNSUPPORTED, f"the {image.format} has several frames")
-    stored = image.height, image.width
     has_exif = "exif" in image.info or image.format in ("TIFF", "WEBP")
     orientation = image.getexif().get(_ORIENTATION, 1) if has_exif else 1
-    upright = (stored[1], stored[0]) if orientation in (5, 6, 7, 8) else stored
-    turn = orientation in range(2, 9) and upright == (height, width)
+    sideways = orientation in (5, 6, 7, 8)
+    turned_by_pillow = image.format == "TIFF" and orientation in _TURNS
+    size = image.height, image.width
+    stored, upright = (size[::-1], size) if turned_by_pillow and sideways else (size, size[::-1] if sideways else size)
+    turn = orientation in _TURNS and upright == (height, width)
     if not turn and stored != (height, width):
         message = f"the image is {stored[0]} × {stored[1]} (height × width), its annotations are for {height} × {width}"
         return problem(ReasonCode.DIM_MISMATCH, message)
-    as_is = _decodes_as_is(image, data) and not turn
-    if as_is and image.format != "PNG":
-        image.draft(image.mode, (width // 8, height // 8))
-    image.load()
-    if as_is:
+    as_is = _decodes_as_is(image, data)
+    if as_is and not turn:
+        if image.format != "PNG":
+            image.draft(image.mode, (max(1, width // 8), max(1, height // 8)))
+        image.load()
         format_: Literal["jpeg", "png"] = "png" if image.format == "PNG" else "jpeg"
         return CheckedImage(data, format_, height, width, hashlib.sha256(data).hexdigest(), ())
-    fixes = ((Fix.IMAGE_TURNED.name,) if turn else ()) + ((Fix.IMAGE_CONVERTED.name,) if not _decodes_as_is(image, data) else ())
-    converted = _to_png(ImageOps.exif_transpose(image) if turn else image)
+    image.load()
+    pixels: Image.Image = image
+    if turn and not turned_by_pillow:
+        pixels = image.transpose(_TURNS[orientation])
+    elif turned_by_pillow and not turn:
+        pixels = image.transpose(_TURNS[{6: 8, 8: 6}.get(orientation, orientation)])  # back again
+    fixes = ((Fix.IMAGE_TURNED.name,) if turn else ()) + (() if as_is else (Fix.IMAGE_CONVERTED.name,))
+    converted = _to_png(pixels)
     return CheckedImage(converted, "png", height, width, hashlib.sha256(converted).hexdigest(), fixes)

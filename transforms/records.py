@@ -171,18 +171,18 @@ class Reject(msgspec.Struct, frozen=True):
 class Census(msgspec.Struct, frozen=True, array_like=True):
     """How much went in: counted where the input is parsed, so that the ledger has something to balance against.
 
-    `megapixels` adds up the sizes of the images as the annotations give them, each rounded up to a whole megapixel.
+    `pixels` adds up the sizes of the images as the annotations give them.
     """
 
     images: int = 0
     annotations: int = 0
-    megapixels: int = 0
+    pixels: int = 0
 
     def __add__(self, other: Census) -> Census:
         return Census(
             self.images + other.images,
             self.annotations + other.annotations,
-            self.megapixels + other.megapixels,
+            self.pixels + other.pixels,
         )
 
 

@@ -79,7 +79,7 @@ def plan_shards(census: Census, splits: Splits, num_shards: int | None, dense_ma
         return ShardPlan(tuple((name, num_shards) for name, _ in splits.shares))
     mask_bytes = 4_000_000 if dense_masks else PNG_MASK_BYTES
     masks_an_image = census.annotations / max(1, census.images)
-    estimate = census.megapixels * (JPEG_BYTES + masks_an_image * mask_bytes)
+    estimate = census.pixels / 1e6 * (JPEG_BYTES + masks_an_image * mask_bytes)
     shards = []
     for name, share in splits.shares:
         by_size = math.ceil(estimate * share / SHARD_BYTES)

@@ -13,6 +13,7 @@ from typing import IO
 import google_crc32c
 
 _HEADER = struct.Struct("<QI")
+_LONGEST = 1 << 32  # twice what a protobuf message can have; a file is not asked for more
 
 
 def masked_crc(data: bytes) -> int:
@@ -47,6 +48,8 @@ def read_records(file: IO[bytes]) -> Iterator[bytes]:
         length, crc = _HEADER.unpack(header)
         if crc != masked_crc(header[:8]):
             raise ValueError(f"wrong checksum of a length at byte {offset}")
+        if length > _LONGEST:
+            raise ValueError(f"cut off within the record at byte {offset}, which says that it has {length} bytes")
         record, footer = file.read(length), file.read(4)
         if len(record) < length or len(footer) < 4:
             raise ValueError(f"cut off within the record at byte {offset}")

@@ -10,6 +10,7 @@ holds more than a bucket. Annotation ids are looked through for duplicates in a 
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ from transforms.sources.json_blocks import cut_blocks
 
 LISTS = frozenset({"images", "annotations", "categories"})
 BUCKET_BYTES = 8 << 20  # of JSON
+_SPACE = re.compile(r"[ \t\r\n]*")
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _INT64 = range(-(2**63), 2**63)
 
 # ---------------------------------------------------------------------------------------------------------- elements
@@ -244,7 +247,7 @@ def _packed(entry: _Annotation) -> CocoAnnotation | Reject:
     shape = _shape(entry.segmentation)
     if isinstance(shape, Problem):
         return Reject("annotation", image_id, entry.id, shape.code, shape.message)
-    area = float(entry.area) if entry.area is not None and 0 <= entry.area < np.inf else None
+    area = float(entry.area) if entry.area is not None and 0 <= entry.area <= _FLOAT32_MAX else None
     instance = Instance(entry.id, entry.category_id, _box(entry.bbox), area, bool(entry.iscrowd), shape)
     return CocoAnnotation(image_id, instance)
 
@@ -319,6 +322,8 @@ def parse_categories(raws: Iterable[bytes]) -> list[Category]:
     categories = []
     for raw in raws:
         entry = _loads(raw)
+        if isinstance(entry, Problem):
+            raise InputError(f"JSON_INVALID: {entry.message}")
         usable = isinstance(entry, dict) and _is_int(entry.get("id")) and isinstance(entry.get("name"), str) and entry["name"]
         if not usable or not _is_text(entry["name"]):
             raise InputError(f"JSON_INVALID: expected categories with an integer 'id' and a 'name', found {str(entry)[:80]}")
@@ -339,18 +344,22 @@ def _split_slowly(text: bytes) -> list[bytes]:
     """The elements of a JSON list, as Python finds them. Latin-1 has a character for every byte, so positions are bytes."""
     decode = json.JSONDecoder(parse_constant=_no_constant).raw_decode
     characters = text.decode("latin-1")
+
+    def behind_space(position: int) -> int:
+        match = _SPACE.match(characters, position)
+        return match.end() if match else position
+
     elements = []
-    position = len(characters) - len(characters[1:].lstrip())
+    position = behind_space(1)
     try:
-        while characters[position:] != "]":
+        while position < len(characters) - 1:
             _, end = decode(characters, position)
             elements.append(text[position:end])
-            rest = characters[end:].lstrip()
-            position = len(characters) - len(rest)
-            if rest.startswith(","):
-                position = len(characters) - len(rest[1:].lstrip())
-            elif rest != "]":
-                raise ValueError(f"expected a comma after {text[position - 20 : position]!r}")
+            position = behind_space(end)
+            if position < len(characters) - 1:
+                if characters[position] != ",":
+                    raise ValueError(f"expected a comma at {text[position : position + 20]!r}")
+                position = behind_space(position + 1)
     except ValueError as error:
         raise InputError(f"JSON_INVALID: {error}") from None
     return elements
@@ -438,13 +447,13 @@ class ParseBlocks(beam.DoFn):  # type: ignore[misc]
             return
         parts: defaultdict[Bucket, list[Part]] = defaultdict(list)
         ids: defaultdict[Bucket, list[tuple[int, int]]] = defaultdict(list)
-        megapixels = 0
+        pixels = 0
         for raw in raws:
             part: Part | Reject
             if block.key == "images":
                 part = parse_image(raw, self.max_pixels)
                 if isinstance(part, CocoImage):
-                    megapixels += -(-part.height * part.width // 1_000_000)
+                    pixels += part.height * part.width
             else:
                 part = parse_annotation(raw)
                 if isinstance(part, CocoAnnotation):
@@ -458,7 +467,7 @@ class ParseBlocks(beam.DoFn):  # type: ignore[misc]
         progress.advance(progress.IMAGES_READ, images)
         self.images_read.inc(images)
         self.annotations_read.inc(annotations)
-        yield beam.pvalue.TaggedOutput("census", Census(images, annotations, megapixels))
+        yield beam.pvalue.TaggedOutput("census", Census(images, annotations, pixels))
         for bucket, pairs in ids.items():
             yield beam.pvalue.TaggedOutput("ids", (bucket, self.writer.write(np.array(pairs, "<i8").tobytes())))
         for bucket, members in parts.items():

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from transforms.records import InputError
 
 CHUNK_BYTES = 1 << 20
-MAX_BLOCK_BYTES = 256 << 20  # one element larger than this is no annotation
+MAX_BLOCK_BYTES = 16 << 20  # one element larger than this is no annotation
 MAX_DEPTH = 64
 _MAX_KEY_BYTES = 64
 
@@ -156,4 +156,4 @@ def cut_blocks(read: Callable[[int], bytes], keys: frozenset[str], name: str) ->
         raise invalid(f"the file ends at byte {offset} in the middle of the data; it may have been cut off")
     missing = ", ".join(map(repr, sorted(keys - found)))
     if missing:
-        raise invalid(f"expected the lists {', '.join(map(repr, sorted(keys)))}, but {missing} is not there")
+        raise invalid(f"expected the lists {', '.join(map(repr, sorted(keys)))}, found none for {missing}")
