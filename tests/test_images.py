@@ -83,6 +83,16 @@ def png_of(height, width, depth, colour, rows, *chunks):
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
+def png_with(*chunks, interlaced=0):
+    """A grey PNG of 8 bits with these chunks between its first and its last."""
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 0, 0, 0, interlaced)
+    parts = [(b"IHDR", header), *chunks, (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+GREY_ROWS = zlib.compress(bytes((WIDTH + 1) * HEIGHT))
+
+
 def jpeg_of(marker, bits, height=HEIGHT, width=WIDTH):
     """A grey JPEG of a process given by its frame marker; a lossless one (0xC3) is valid, and grey all over."""
 
@@ -254,10 +264,16 @@ PASSED_ON = {
     "JPEG, stored as RGB": saved(picture(), "JPEG", keep_rgb=True),
     "JPEG, comment with markers": saved(picture(), "JPEG", comment=b"\xff\xd9\xff\xc3\xff\xda"),
     "JPEG, bytes after the end": saved(picture(), "JPEG") + b"trailing",
+    "JPEG, fill bytes between segments": saved(picture(), "JPEG").replace(b"\xff\xdb", b"\xff\xff\xff\xdb", 1),
+    "JPEG, stray bytes between segments": saved(picture(), "JPEG").replace(b"\xff\xdb", b"\0\0\xff\xdb", 1),
     "JPEG, two pictures (MPO)": saved(picture(), "MPO", save_all=True, append_images=[picture(8, 9)]),
     "PNG": saved(picture(), "PNG"),
     "PNG, grey": saved(picture(mode="L"), "PNG"),
     "PNG, uncompressed": saved(picture(), "PNG", compress_level=0),
+    "PNG, bytes after the end": saved(picture(), "PNG") + b"trailing",
+    "PNG, pixels in several chunks": png_with((b"IDAT", GREY_ROWS[:9]), (b"IDAT", b""), (b"IDAT", GREY_ROWS[9:])),
+    "PNG, more rows than it says": png_of(HEIGHT, WIDTH, 8, 0, [bytes(WIDTH)] * (HEIGHT + 1)),
+    "PNG, interlaced": png_with((b"IDAT", zlib.compress(bytes(HEIGHT * WIDTH + 45))), interlaced=1),
     "PNG, text and resolution": saved(picture(), "PNG", dpi=(300, 300), icc_profile=b"profile"),
 }
 
@@ -328,6 +344,11 @@ NO_IMAGES = {
     "PNG without height": png_of(0, 5, 8, 0, []),
     "PNG without width": png_of(5, 0, 8, 0, [b""] * 5),
     "PNG, fewer rows than it says": png_of(HEIGHT, WIDTH, 8, 0, [bytes(WIDTH)] * (HEIGHT - 1)),
+    "PNG, interlaced, with half of its pixels": png_with((b"IDAT", zlib.compress(bytes(500))), interlaced=1),
+    "PNG without pixels": png_with(),
+    "PNG, its pixels without their checksum": png_with((b"IDAT", GREY_ROWS[:-4])),
+    "PNG, its pixels with a wrong checksum": png_with((b"IDAT", GREY_ROWS[:-1] + b"\0")),
+    "PNG with a chunk that no reader knows and none may skip": png_with((b"ABCD", b"?"), (b"IDAT", GREY_ROWS)),
 }
 
 
@@ -578,6 +599,7 @@ def assert_decodes_alike_everywhere(tf, found, expected):
     assert found.fixes == ("IMAGE_CONVERTED",)
     assert found.sha256 == hashlib.sha256(found.data).hexdigest()
     assert (found.height, found.width) == expected.shape[:2]
+    assert "transparency" not in opened(found.data).info
     np.testing.assert_array_equal(pixels_by_tensorflow(tf, found.data), expected)
     stored = tf.io.decode_image(found.data, expand_animations=False).numpy()
     assert stored.shape[2] in (1, 3)

@@ -106,7 +106,8 @@ def _decodes_as_is(image: Image.Image, data: bytes) -> bool:
 
 def _to_png(image: Image.Image) -> bytes:
     """An 8-bit grey or RGB PNG; 16 bits keep their upper eight, transparency is dropped, as TensorFlow does."""
-    if image.mode.startswith("I") or image.mode == "F":
+    image.info.pop("transparency", None)
+    if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     elif image.mode != "L":
         image = image.convert("L" if image.mode in ("1", "LA", "La") else "RGB")
@@ -118,22 +119,22 @@ def _to_png(image: Image.Image) -> bytes:
 def _check_jpeg(data: bytes) -> Problem | None:
     """What Pillow lets pass: a JPEG of a kind that TensorFlow refuses, or without its end marker."""
     position = 2
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
-            return _unreadable(data, f"byte {position} is not the marker that the bytes before announce")
+    while 0 <= position <= len(data) - 4:
         marker = data[position + 1]
-        if marker in _FRAMES and (marker not in _READ_FRAMES or data[position + 4 : position + 5] != b"\x08"):
+        if data[position] != 0xFF or marker == 0x00:
+            position = data.find(b"\xff", position + 1)  # stray bytes between segments, which every decoder skips
+        elif marker in _FRAMES and (marker not in _READ_FRAMES or data[position + 4 : position + 5] != b"\x08"):
             kind = f"{data[position + 4]} bits" if marker in _READ_FRAMES else f"kind SOF{marker - 0xC0}"
             return problem(ReasonCode.IMAGE_UNSUPPORTED, f"the file is a JPEG of {kind}, which TensorFlow does not read")
-        if marker == 0xDA:
+        elif marker == 0xDA:
             break
-        if marker == 0xFF:  # a fill byte
+        elif marker == 0xFF:  # a fill byte
             position += 1
         elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # no length follows
             position += 2
         else:
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return None if data.find(b"\xff\xd9", position) > 0 else _unreadable(data, "it has no end marker")
+    return None if position > 0 and data.find(b"\xff\xd9", position) > 0 else _unreadable(data, "it has no end marker")
 
 
 def _check_png(data: bytes) -> Problem | None:
@@ -144,6 +145,8 @@ def _check_png(data: bytes) -> Problem | None:
         if zlib.crc32(data[position + 4 : end - 4]).to_bytes(4, "big") != data[end - 4 : end]:
             return _unreadable(data, f"the chunk at byte {position} is cut off or has a wrong checksum")
         name = data[position + 4 : position + 8]
+        if name[:1].isupper() and name not in (b"IHDR", b"PLTE", b"IDAT", b"IEND"):
+            return _unreadable(data, f"it can't be shown without its chunk {name!r}, which no reader knows")
         if name == b"IDAT":
             pixels.append(data[position + 8 : end - 4])
         if name == b"IEND":
@@ -161,18 +164,21 @@ def _check_png_rows(data: bytes, compressed: bytes) -> Problem | None:
     inflate = zlib.decompressobj()
     found = 0
     try:
-        while compressed and found < expected:
-            found += len(inflate.decompress(compressed, 1 << 20))
-            compressed = inflate.unconsumed_tail
+        for start in range(0, len(compressed), 1 << 14):
+            found += len(inflate.decompress(compressed[start : start + (1 << 14)]))
+            if inflate.eof or found > expected:  # what is too much, readers leave unread
+                break
     except zlib.error as error:
         return _unreadable(data, str(error))
-    return None if found >= expected else _unreadable(data, f"{found} bytes of pixels are there, {expected} expected")
+    if found < expected or not (inflate.eof or found > expected):
+        return _unreadable(data, f"{found} bytes of pixels are there, {expected} and a checksum expected")
+    return None
 
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 
 
-_FRAMES = {0xC0 + number for number in range(16)} - {0xC4, 0xC8, 0xCC}
+_FRAMES = {0xF7, *(0xC0 + number for number in range(16))} - {0xC4, 0xC8, 0xCC}
 _READ_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # baseline, extended, progressive; the last two with arithmetic coding
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -216,6 +222,10 @@ def _check_open(image: Image.Image, data: bytes, height: int, width: int, max_pi
         return wrong
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         return problem(ReasonCode.IMAGE_UNSUPPORTED, f"the {image.format} has several frames")
+    if image.mode in ("I", "F"):
+        return problem(
+            ReasonCode.IMAGE_UNSUPPORTED, f"the {image.format} has 32 bits a pixel, of which nobody says what is white"
+        )
     has_exif = "exif" in image.info or image.format in ("TIFF", "WEBP")
     orientation = image.getexif().get(_ORIENTATION, 1) if has_exif else 1
     sideways = orientation in (5, 6, 7, 8)

@@ -62,9 +62,7 @@ def _codes(lengths: Sequence[int]) -> list[int]:
 
 
 def _length_symbol(length: int) -> tuple[int, int, int]:
-    """Symbol, extra bits and their value for a match of 3 … 258 bytes."""
-    if length == _LONGEST:
-        return _LENGTH_CODES, 0, 0
+    """Symbol, extra bits and their value for a match of 3 … 257 bytes; 258 has a symbol of its own."""
     extra = max(0, (length - 3).bit_length() - 3)
     return 257 + 4 * extra + ((length - 3) >> extra), extra, (length - 3) & ((1 << extra) - 1)
 
