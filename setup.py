@@ -18,7 +18,6 @@ setup(
     description="Instance-segmentation annotations to sharded TFRecords that Mask R-CNN trains on, as an Apache Beam pipeline",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["beam_pipeline*", "transforms*"]),
     package_data={"beam_pipeline": ["py.typed"], "transforms": ["py.typed"]},

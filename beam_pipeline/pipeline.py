@@ -35,7 +35,7 @@ def build(pipeline: beam.Pipeline, options: RunOptions, spill_folder: str | None
     census = read.census | "Count" >> beam.CombineGlobally(MergeCensus())
     plan = census | "PlanShards" >> PlanShards(splits, num_shards, options.mask_encoding == "dense")
     drawn = read.images | "Rasterize" >> Rasterize(options.boxes, drops)
-    shards = drawn.images | "AssignShards" >> AssignShards(splits, AsSingleton(plan), spill_folder)
+    shards = drawn.images | "AssignShards" >> AssignShards(AsSingleton(plan), splits, spill_folder)
     written = shards | "WriteShards" >> WriteShards(
         options.output, options.images, AsSingleton(plan), AsList(read.categories), record
     )

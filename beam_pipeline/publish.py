@@ -19,7 +19,7 @@ from transforms import storage
 from transforms.examples import LabelMap
 from transforms.records import Category, Census, InputError, ReasonCode, Reject, pack
 from transforms.sharding import ShardPlan, stable_hash
-from transforms.shards import SCRATCH, TEMPORARY, ShardSummary
+from transforms.shards import SCRATCH, TEMPORARY, ShardSummary, temporary_name
 from transforms.statistics import DatasetStatistics
 from transforms.tfrecord import RecordWriter
 
@@ -194,9 +194,11 @@ def _read_part(part: RejectPart) -> Iterator[Reject]:
 
 def write_rejects(output: str, parts: list[RejectPart]) -> Counter[tuple[str, str]]:
     """Merges the parts into `rejects.jsonl`, sorted by image and annotation id, and counts what they hold."""
-    with storage.open_write(storage.join(output, REJECTS)) as file:
+    temporary = temporary_name(output, REJECTS)
+    with storage.open_write(temporary) as file:
         for reject in heapq.merge(*map(_read_part, parts), key=_reject_order):
             file.write(msgspec.json.encode(reject) + b"\n")
+    storage.move(temporary, storage.join(output, REJECTS))
     reasons: Counter[tuple[str, str]] = Counter()
     for part in parts:
         for name, count in part.counts.items():
@@ -268,7 +270,9 @@ def _publish(
         (STATISTICS, as_json(statistics.as_json(dict(labels.items())))),
         (MANIFEST, as_json(manifest)),
     ):
-        storage.write_bytes(storage.join(output, name), data)
+        temporary = temporary_name(output, name)
+        storage.write_bytes(temporary, data)
+        storage.move(temporary, storage.join(output, name))
     check_shards(output, shards)
     storage.write_bytes(storage.join(output, SUCCESS), b"")
 

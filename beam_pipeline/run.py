@@ -12,6 +12,7 @@ from dataclasses import fields
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -48,7 +49,13 @@ def check_beam_options(left: Sequence[str]) -> list[str]:
 
 
 def check_inputs(options: RunOptions) -> None:
-    """Raises `InputError` where the annotations or the image folder are not there."""
+    """Raises `InputError` where the annotations or the image folder are not there, or storage of that kind is not known."""
+    for name in ("annotations", "images", "output"):
+        path = getattr(options, name)
+        try:
+            FileSystems.get_filesystem(path)
+        except ValueError:
+            raise InputError(f"--{name} {path}: no storage of that kind is known here") from None
     if not options.annotations or (FileSystems.get_scheme(options.annotations) is None and os.path.isdir(options.annotations)):
         raise InputError(f"--annotations {options.annotations}: expected a file, or a pattern that files match")
     try:
@@ -76,7 +83,10 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> dict[str, Any]:
     local = runner in LOCAL_RUNNERS
     with quiet(options.verbose or not local) as terminal, watch_progress(terminal):
         check_inputs(options)
-        prepare_output(options.output, options.overwrite)
+        try:
+            prepare_output(options.output, options.overwrite)
+        except (OSError, BeamIOError) as error:
+            raise InputError(f"--output {options.output} can't be written: {error}") from error
         with scratch_folder(options.output) as scratch:
             pipeline = beam.Pipeline(options=pipeline_options)
             build(pipeline, options, scratch if local else None)

@@ -23,11 +23,12 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as cocomask
 
-from beam_pipeline.publish import LABEL_MAP, LABEL_MAP_CSV, MANIFEST, REJECTS, SHARDS, SUCCESS
+from beam_pipeline.publish import LABEL_MAP, LABEL_MAP_CSV, MANIFEST, REJECTS, SHARDS, STATISTICS, SUCCESS
 from beam_pipeline.terminal import quiet
 from transforms import storage
 from transforms.records import InputError
 from transforms.shards import ahead
+from transforms.sources.coco_json import image_id_of, is_int
 from transforms.tfrecord import read_records
 
 SHOWN = 30  # findings; the others are counted
@@ -257,24 +258,27 @@ class CocoTruth:
     """A COCO file, held in memory, and what of it a data set has rejected."""
 
     def __init__(self, path: str, rejects: list[dict[str, Any]], boxes: str) -> None:
-        data = json.loads(storage.read_bytes(path))
+        try:
+            data = json.loads(storage.read_bytes(path))
+        except Exception as error:
+            raise InputError(f"--coco {path} can't be read: {error}") from None
         self.names = {category["id"]: category["name"] for category in data["categories"]}
-        self.sizes = {int(image["id"]): (image.get("height"), image.get("width")) for image in data["images"]}
+        self.image_ids = {image_id_of(image.get("id")) for image in data["images"] if isinstance(image, dict)} - {None}
         self.boxes = boxes
         self.rejected = Counter((one["image_id"], one["annotation_id"]) for one in rejects if one["kind"] == "annotation")
         self.rejected_images = {one["image_id"] for one in rejects if one["kind"] == "image"}
         self.annotations: defaultdict[int, dict[int, list[dict[str, Any]]]] = defaultdict(dict)
         for annotation in data["annotations"]:
-            if isinstance(annotation, dict) and "id" in annotation and "image_id" in annotation:
-                of_image = self.annotations[int(annotation["image_id"])]
-                of_image.setdefault(annotation["id"], []).append(annotation)
+            image_id = image_id_of(annotation.get("image_id")) if isinstance(annotation, dict) else None
+            if image_id is not None and is_int(annotation.get("id")):
+                self.annotations[image_id].setdefault(annotation["id"], []).append(annotation)
 
     def expected(self, image_id: int) -> list[list[dict[str, Any]]]:
         """For each instance that the record must have, in order, the annotations that it may come from."""
         of_image = self.annotations.get(image_id, {})
         return [
             of_image[annotation_id]
-            for annotation_id in sorted(of_image, key=int)
+            for annotation_id in sorted(of_image)
             if len(of_image[annotation_id]) > self.rejected[image_id, annotation_id]
         ]
 
@@ -291,7 +295,7 @@ class CocoTruth:
         return faults
 
     def _differences(self, found: Found, index: int, annotation: dict[str, Any]) -> Iterator[str]:
-        height, width = self.sizes[found.image_id]
+        height, width = found.masks.shape[1:]
         segmentation = annotation.get("segmentation")
         runs = None
         if isinstance(segmentation, list):
@@ -312,7 +316,8 @@ class CocoTruth:
         if not np.array_equal(found.boxes[index], box):
             yield f"the box is {found.boxes[index].tolist()}, expected {box.tolist()} (ymin, xmin, ymax, xmax)"
         area = annotation.get("area")
-        if isinstance(area, int | float) and not isinstance(area, bool) and area >= 0 and np.float32(area) != found.areas[index]:
+        usable = isinstance(area, int | float) and not isinstance(area, bool) and 0 <= area <= float(np.finfo(np.float32).max)
+        if usable and np.float32(area) != found.areas[index]:
             yield f"the area is {found.areas[index]}, annotated is {area}"
 
     def _box(self, annotation: dict[str, Any], runs: Any, height: int, width: int) -> npt.NDArray[np.float32]:
@@ -360,6 +365,31 @@ def read_label_maps(output: str) -> tuple[dict[int, str], list[str]]:
     return from_pbtxt, faults
 
 
+def _read_rejects(output: str, faults: list[str]) -> list[dict[str, Any]]:
+    rejects = []
+    for number, line in enumerate(_read_text(output, REJECTS).split("\n"), start=1):
+        try:
+            reject = json.loads(line) if line else None
+            if reject:
+                rejects.append({name: reject[name] for name in ("kind", "image_id", "annotation_id", "reason")})
+        except (ValueError, KeyError, TypeError):
+            faults.append(f"{REJECTS}: line {number} is no reject: {line[:60]!r}")
+    return rejects
+
+
+def _check_statistics(output: str, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Whether the statistics count what the shards hold."""
+    statistics = _read_json(output, STATISTICS)
+    expected: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for shard in manifest["shards"]:
+        expected[shard["split"]][0] += shard["records"]
+        expected[shard["split"]][1] += shard["instances"]
+    for split, (records, instances) in expected.items():
+        found = statistics.get(split, {}) if isinstance(statistics, dict) else {}
+        if (found.get("images", 0), found.get("instances", 0)) != (records, instances):
+            yield f"{STATISTICS}: {split} has {records} images and {instances} instances by the manifest"
+
+
 def _check_shard_file(path: str, shard: Mapping[str, Any]) -> tuple[bytes, list[str]]:
     try:
         data = storage.read_bytes(path)
@@ -389,11 +419,14 @@ def verify(output: str, coco: str | None = None, report: Callable[[str], None] =
     """
     tf = _tensorflow()
     manifest = _read_json(output, MANIFEST)
+    missing = {"options", "images", "annotations", "reasons", "shards"} - set(manifest)
+    if missing:
+        raise InputError(f"{output} is no data set of maskbeam's: {MANIFEST} has no {sorted(missing)[0]!r}")
     encoding: str = manifest["options"]["mask_encoding"]
     labels, faults = read_label_maps(output)
     if not storage.exists(storage.join(output, SUCCESS)):
         faults.append(f"{SUCCESS} is missing: the job has not finished")
-    rejects = [json.loads(line) for line in _read_text(output, REJECTS).splitlines()]
+    rejects = _read_rejects(output, faults)
     counted = Counter((one["kind"], one["reason"]) for one in rejects)
     listed = {(kind, code): count for kind, codes in manifest["reasons"].items() for code, count in codes.items()}
     if counted != Counter(listed):
@@ -404,6 +437,7 @@ def verify(output: str, coco: str | None = None, report: Callable[[str], None] =
         if storage.name_of(file.path) not in listed_files:
             faults.append(f"{storage.name_of(file.path)}: a shard that the manifest does not know")
 
+    faults += _check_statistics(output, manifest)
     written: Counter[str] = Counter()
     images_seen: set[int] = set()
     for shard in manifest["shards"]:
@@ -432,7 +466,7 @@ def verify(output: str, coco: str | None = None, report: Callable[[str], None] =
         if written[name] != ledger["written"] or ledger["read"] != sum(ledger[k] for k in ("written", "rejected", "dropped")):
             faults.append(f"{written[name]} {name} found; the manifest's ledger of {kind} is {ledger}")
     if truth:
-        for image_id in sorted(truth.sizes.keys() - images_seen - truth.rejected_images):
+        for image_id in sorted(truth.image_ids - images_seen - truth.rejected_images, key=str):
             faults.append(f"image {image_id} is in the annotations, but neither in a record nor among the rejects")
     return faults
 

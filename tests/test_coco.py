@@ -39,14 +39,12 @@ from transforms.records import (
     problem,
 )
 from transforms.records import ReasonCode as Code
-from transforms.sources import coco, json_blocks
-from transforms.sources.coco import (
+from transforms.sources import coco, coco_json, json_blocks
+from transforms.sources.coco import ReadCoco, find_duplicates, meet
+from transforms.sources.coco_json import (
     CocoAnnotation,
     CocoDuplicate,
     CocoImage,
-    ReadCoco,
-    find_duplicates,
-    meet,
     parse_annotation,
     parse_categories,
     parse_image,
@@ -283,7 +281,7 @@ def test_an_area_or_box_with_an_integer_beyond_any_float_is_none(fields: dict[st
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 2e7, -2e7, 10**400])
 def test_numbers_that_json_cannot_hold_are_caught_too(number: float) -> None:
-    found = coco._shape([[0, 0, 4, 0, 4, number]])
+    found = coco_json._shape([[0, 0, 4, 0, 4, number]])
     assert isinstance(found, Problem)
     assert found.code == "COORD_INVALID"
 
@@ -293,7 +291,7 @@ def test_numbers_that_json_cannot_hold_are_caught_too(number: float) -> None:
 def test_a_box_of_no_finite_numbers_is_none(number: float, place: int) -> None:
     bbox = [1.0, 2.0, 3.0, 4.0]
     bbox[place] = number
-    assert coco._box(bbox) is None
+    assert coco_json._box(bbox) is None
 
 
 def test_geometry_arrives_as_annotated() -> None:
@@ -327,8 +325,8 @@ well_typed = st.fixed_dictionaries(
 @given(entry=well_typed)
 def test_the_fast_path_and_the_slow_one_agree(entry: dict[str, Any]) -> None:
     raw = json.dumps(entry).encode()
-    fast = coco._packed(coco._annotation.decode(raw))
-    assert coco._parse_slowly(raw) == fast
+    fast = coco_json._packed(coco_json._annotation.decode(raw))
+    assert coco_json._parse_slowly(raw) == fast
     assert parse_annotation(raw) == fast
 
 
@@ -555,11 +553,11 @@ def instance(annotation_id: int, category_id: int = 1, area: float | None = None
     return Instance(annotation_id, category_id, (0.0, 0.0, 2.0, 2.0), area, False, None)
 
 
-def batch(*parts: coco.Part) -> bytes:
+def batch(*parts: coco_json.Part) -> bytes:
     return BatchWriter(None).write(pack(list(parts)))
 
 
-def met(*parts: coco.Part) -> list[AnnotatedImage | Reject]:
+def met(*parts: coco_json.Part) -> list[AnnotatedImage | Reject]:
     return list(meet([batch(*parts)], CATEGORIES))
 
 
@@ -671,7 +669,7 @@ def test_every_part_comes_out_exactly_once_and_the_order_of_batches_does_not_mat
     entries: list[CocoImage], members: list[CocoAnnotation], randomness: random.Random
 ) -> None:
     duplicates = list(find_duplicates([pairs(*((one.instance.annotation_id, one.image_id) for one in members))]))
-    parts: list[coco.Part] = [*entries, *members, *duplicates]
+    parts: list[coco_json.Part] = [*entries, *members, *duplicates]
     found = met(*parts)
 
     written = [one for one in found if isinstance(one, AnnotatedImage)]

@@ -396,17 +396,28 @@ def test_png_masks_and_the_image_count_towards_the_limit(encoding):
     size = len(checked.data) + sum(
         map(len, encode.png_masks(run_lengths.masks_of(image.instances, 480, 640), 480, 640, encoding))
     )
-    assert isinstance(record_of(image, checked, encoding, max_bytes=size), bytes)
-    found = record_of(image, checked, encoding, max_bytes=size - 1)
+    record = record_of(image, checked, encoding)
+    assert size < len(record) < size + 3000
+    assert record_of(image, checked, encoding, max_bytes=size + 3000) == record
+    found = record_of(image, checked, encoding, max_bytes=len(record) - 1)
     assert found.code == "RECORD_LIMIT"
     assert "--mask_encoding" not in found.message
 
 
-def test_the_limit_is_inclusive_for_dense_records():
-    image, checked = image_with(instance(PICTURES[0])), checked_image(4, 5)
-    size = len(checked.data) + 4 * 4 * 5
-    assert isinstance(record_of(image, checked, "dense", max_bytes=size), bytes)
-    assert record_of(image, checked, "dense", max_bytes=size - 1).code == "RECORD_LIMIT"
+@pytest.mark.parametrize("encoding", ["png", "png1", "dense"])
+@pytest.mark.parametrize("count", [0, 1, 200])
+def test_no_record_is_larger_than_the_limit(encoding, count):
+    instances = [instance(PICTURES[0], annotation_id=number) for number in range(count)]
+    image, checked = image_with(*instances), checked_image(4, 5)
+    record = record_of(image, checked, encoding)
+    assert record_of(image, checked, encoding, max_bytes=len(record) - 1).code == "RECORD_LIMIT"
+    assert record_of(image, checked, encoding, max_bytes=len(record) + 1100 + 64 * count) == record
+
+
+def test_what_was_not_rasterized_is_refused():
+    polygon = Instance(17, 1, (0.0, 0.0, 2.0, 2.0), None, False, Polygons.pack([[0, 0, 4, 0, 4, 4]]))
+    with pytest.raises(TypeError, match=r"annotation 17 .* Rasterize"):
+        run_lengths.masks_of([polygon], 4, 5)
 
 
 # -------------------------------------------------------------------------------------------------------- label map

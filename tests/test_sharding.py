@@ -264,7 +264,7 @@ def test_assign_shards(tmp_path: Path, spill: bool) -> None:
     with beam.Pipeline(runner="FnApiRunner", options=PipelineOptions([])) as pipeline:
         one_plan = beam.pvalue.AsSingleton(pipeline | "Plan" >> beam.Create([plan]))
         created = pipeline | "Images" >> beam.Create(images)
-        shards = created | AssignShards(THREE, one_plan, str(tmp_path) if spill else None)
+        shards = created | AssignShards(one_plan, THREE, str(tmp_path) if spill else None)
         assert_that(shards | beam.Map(assigned), equal_to(expected_shards(images, plan, THREE)))
     assert any(tmp_path.iterdir()) is spill
 

@@ -248,3 +248,53 @@ def test_an_image_of_the_annotations_that_is_nowhere(output: Path, demo_data: Da
 def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"manifest\.json can't be read"):
         verify(str(tmp_path))
+
+
+def test_a_line_that_is_no_reject(output: Path) -> None:
+    with (output / "rejects.jsonl").open("a") as file:
+        file.write('{"kind": "ima')
+    assert any("is no reject" in fault for fault in verify(str(output)))
+
+
+def test_statistics_of_something_else(output: Path) -> None:
+    path = output / "statistics.json"
+    statistics = json.loads(path.read_text())
+    statistics["train"]["instances"] += 1
+    path.write_text(json.dumps(statistics))
+    assert any("statistics.json: train has" in fault for fault in verify(str(output)))
+
+
+def test_odd_input_is_compared_without_false_alarms(demo_data: Data, run_demo: Callable[..., Output], tmp_path: Path) -> None:
+    content = json.loads(demo_data.annotations.read_text())
+    images, annotations = content["images"], content["annotations"]
+    images += [
+        {**images[0], "id": "x9"},
+        {**images[0], "id": 4.0},
+        {**images[2], "file_name": "another.jpg"},
+        {**images[1], "id": 70, "file_name": "no\u2028such.png"},
+        {"id": 71, "file_name": "\ud800.png", "height": 3, "width": 4},
+        {"id": 72},
+        None,
+    ]
+    annotations += [
+        {**annotations[0], "id": "y1"},
+        {**annotations[0], "id": 19.0},
+        {**annotations[0], "id": 900, "image_id": "1"},
+        {**annotations[1], "id": 901, "image_id": 5000},
+        {**annotations[1], "image_id": 2},
+        dict(annotations[2]),
+        {**annotations[2], "id": 902, "area": 1e39, "bbox": None},
+        {"id": 903},
+        7,
+    ]
+    file = tmp_path / "odd.json"
+    file.write_text(json.dumps(content))
+    made = run_demo(annotations=str(file))
+    assert made.manifest["images"]["read"] == len(images)
+    assert made.manifest["annotations"]["read"] == len(annotations)
+    assert verify(str(made.folder), str(file)) == []
+
+
+def test_annotations_that_are_not_there(output: Path) -> None:
+    with pytest.raises(InputError, match="--coco"):
+        verify(str(output), "/nowhere.json")

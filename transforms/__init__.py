@@ -18,9 +18,13 @@ if TYPE_CHECKING:
     from transforms.rasterize import Drops as Drops
     from transforms.rasterize import Rasterize as Rasterize
     from transforms.records import AnnotatedImage as AnnotatedImage
+    from transforms.records import Category as Category
+    from transforms.records import Census as Census
     from transforms.records import Instance as Instance
+    from transforms.records import Polygons as Polygons
     from transforms.records import ReasonCode as ReasonCode
     from transforms.records import Reject as Reject
+    from transforms.records import RunLengths as RunLengths
     from transforms.sharding import AssignShards as AssignShards
     from transforms.sharding import MergeCensus as MergeCensus
     from transforms.sharding import PlanShards as PlanShards
@@ -28,15 +32,40 @@ if TYPE_CHECKING:
     from transforms.shards import RecordOptions as RecordOptions
     from transforms.shards import ShardSummary as ShardSummary
     from transforms.shards import WriteShards as WriteShards
+    from transforms.sources.coco import Annotations as Annotations
     from transforms.sources.coco import ReadCoco as ReadCoco
     from transforms.statistics import MergeStatistics as MergeStatistics
 
 _HOMES = {
-    "rasterize": ("Drops", "Rasterize"),
-    "records": ("AnnotatedImage", "Instance", "ReasonCode", "Reject"),
-    "sharding": ("AssignShards", "MergeCensus", "PlanShards", "Splits"),
-    "shards": ("RecordOptions", "ShardSummary", "WriteShards"),
-    "sources.coco": ("ReadCoco",),
+    "rasterize": (
+        "Drops",
+        "Rasterize",
+    ),
+    "records": (
+        "AnnotatedImage",
+        "Category",
+        "Census",
+        "Instance",
+        "Polygons",
+        "ReasonCode",
+        "Reject",
+        "RunLengths",
+    ),
+    "sharding": (
+        "AssignShards",
+        "MergeCensus",
+        "PlanShards",
+        "Splits",
+    ),
+    "shards": (
+        "RecordOptions",
+        "ShardSummary",
+        "WriteShards",
+    ),
+    "sources.coco": (
+        "Annotations",
+        "ReadCoco",
+    ),
     "statistics": ("MergeStatistics",),
 }
 __all__ = sorted(name for names in _HOMES.values() for name in names)  # noqa: PLE0605 - derived from the table above

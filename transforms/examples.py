@@ -114,6 +114,10 @@ def encode_example(features: Mapping[str, Feature]) -> bytes:
 # -------------------------------------------------------------------------------------------------------- record
 
 
+_FIXED_BYTES = 1000  # what the other features of an image have at most, with names and framing
+_INSTANCE_BYTES = 64  # and those of an instance
+
+
 def build_record(
     image: AnnotatedImage, checked: CheckedImage, runs: Sequence[Runs], labels: LabelMap, encoding: MaskEncoding, max_bytes: int
 ) -> bytes | Problem:
@@ -130,7 +134,9 @@ def build_record(
     else:
         masks = encode.png_masks(runs, height, width, encoding)
         mask_bytes = sum(map(len, masks))
-    size = len(checked.data) + mask_bytes
+    texts = [labels.labels[one.category_id] for one in instances]
+    names = len(image.file_name.encode()) + sum(len(name.encode()) for _, name in texts)
+    size = len(checked.data) + mask_bytes + names + _FIXED_BYTES + _INSTANCE_BYTES * len(instances)
     if size > max_bytes:
         way_out = "; --mask_encoding png takes a hundredth of that" if encoding == "dense" else ""
         return problem(
@@ -142,7 +148,6 @@ def build_record(
         masks = encode.dense_masks(runs, height, width)
     boxes = np.array([one.box for one in instances], np.float64).reshape(-1, 4)
     scaled: npt.NDArray[np.float32] = (boxes / (height, width, height, width)).clip(0, 1).astype(np.float32)
-    texts = [labels.labels[one.category_id] for one in instances]
     return encode_example(
         {
             "image/height": np.array([height]),

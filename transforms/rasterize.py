@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import apache_beam as beam
 import msgspec
@@ -176,7 +176,15 @@ def rasterize_image(
         else:
             kept.append(drawn)
     if drops.empty_images and not kept:
-        rejects.append(Reject("image", image.image_id, None, ReasonCode.DROPPED_EMPTY_IMAGE.name, "it has no annotations"))
+        rejects.append(
+            Reject(
+                "image",
+                image.image_id,
+                None,
+                ReasonCode.DROPPED_EMPTY_IMAGE.name,
+                "nothing is annotated on it, or nothing of that is kept",
+            )
+        )
         return None, rejects
     return msgspec.structs.replace(image, instances=tuple(kept)), rejects
 
@@ -196,12 +204,13 @@ class Rasterize(beam.PTransform):  # type: ignore[misc]
     drops: Drops = Drops()
 
     def expand(self, images: beam.PCollection[AnnotatedImage]) -> Rasterized:
-        def each(image: AnnotatedImage) -> Iterator[AnnotatedImage | beam.pvalue.TaggedOutput]:
+        def each(image: AnnotatedImage) -> Iterator[Any]:
             drawn, rejects = rasterize_image(image, self.boxes, self.drops)
             for reject in rejects:
                 yield beam.pvalue.TaggedOutput("rejects", reject)
             if drawn is not None:
                 yield drawn
 
-        out = images | beam.FlatMap(each).with_outputs("rejects", main="images")
+        typed = beam.FlatMap(each).with_output_types(AnnotatedImage, rejects=Reject)
+        out = images | typed.with_outputs("rejects", main="images")
         return Rasterized(out.images, out.rejects)

@@ -105,7 +105,13 @@ def runs_of(mask: RunLengths) -> Runs:
 
 
 def masks_of(instances: Sequence[Instance], height: int, width: int) -> list[Runs]:
-    """The masks of rasterized instances; without one, an empty mask of height × width pixels."""
+    """The masks of rasterized instances; without one, an empty mask of height × width pixels.
+
+    Raises `TypeError` for an instance that `Rasterize` has not seen.
+    """
+    for one in instances:
+        if not isinstance(one.shape, RunLengths | None):
+            raise TypeError(f"annotation {one.annotation_id} is still as annotated: it has to go through Rasterize first")
     empty = encode_counts(np.array([height * width]))
     return decode_checked([one.shape.counts if isinstance(one.shape, RunLengths) else empty for one in instances])
 

@@ -100,7 +100,7 @@ def order_of(image: AnnotatedImage) -> tuple[int, int]:
 
 ShardKey = tuple[str, int]
 """Split and index of a shard."""
-KeyedBatch = tuple[ShardKey, bytes]
+ShardBatch = tuple[ShardKey, bytes]
 _images = msgspec.msgpack.Decoder(list[AnnotatedImage])
 
 
@@ -126,7 +126,7 @@ class PackByShard(beam.DoFn):  # type: ignore[misc]
         self.waiting: defaultdict[ShardKey, list[bytes]] = defaultdict(list)
         self.waiting_bytes = 0
 
-    def process(self, image: AnnotatedImage, plan: ShardPlan) -> Iterator[KeyedBatch]:
+    def process(self, image: AnnotatedImage, plan: ShardPlan) -> Iterator[ShardBatch]:
         packed = pack(image)
         self.waiting[shard_key(image, plan, self.splits)].append(packed)
         self.waiting_bytes += len(packed)
@@ -140,7 +140,7 @@ class PackByShard(beam.DoFn):  # type: ignore[misc]
     def teardown(self) -> None:
         self.writer.close()
 
-    def _batches(self) -> Iterator[KeyedBatch]:
+    def _batches(self) -> Iterator[ShardBatch]:
         waiting, self.waiting, self.waiting_bytes = self.waiting, defaultdict(list), 0
         for key, images in waiting.items():
             yield key, self.writer.write(join_packed(images))
@@ -166,7 +166,7 @@ class MergeCensus(beam.CombineFn):  # type: ignore[misc]
 class PlanShards(beam.PTransform):  # type: ignore[misc]
     """One total `Census` → one `ShardPlan`."""
 
-    splits: Splits
+    splits: Splits = Splits()
     num_shards: int | None = None
     dense_masks: bool = False
 
@@ -178,10 +178,10 @@ class PlanShards(beam.PTransform):  # type: ignore[misc]
 class AssignShards(beam.PTransform):  # type: ignore[misc]
     """AnnotatedImage → ((split, shard index), batches of the images of that shard)."""
 
-    splits: Splits
     plan: beam.pvalue.AsSingleton
+    splits: Splits = Splits()
     spill_folder: str | None = None
 
     def expand(self, images: beam.PCollection[AnnotatedImage]) -> beam.PCollection[tuple[ShardKey, Iterable[bytes]]]:
-        pack_by_shard = beam.ParDo(PackByShard(self.splits, self.spill_folder), self.plan).with_output_types(KeyedBatch)
+        pack_by_shard = beam.ParDo(PackByShard(self.splits, self.spill_folder), self.plan).with_output_types(ShardBatch)
         return images | "PackByShard" >> pack_by_shard | "GroupByShard" >> beam.GroupByKey()

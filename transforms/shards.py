@@ -35,6 +35,11 @@ SCRATCH = "scratch"
 """The folder in it for what the workers of one machine keep to themselves."""
 
 
+def temporary_name(output: str, name: str) -> str:
+    """A path for a file until it is whole; no other attempt at the same file has it."""
+    return storage.join(output, TEMPORARY, f"{name}.{uuid.uuid4().hex}")
+
+
 class ShardSummary(msgspec.Struct, frozen=True):
     """What a shard's file holds; `crc32c` is of the whole file."""
 
@@ -128,7 +133,7 @@ def write_shard(
     """
     split, index = key
     name = plan.file_name(split, index)
-    temporary = storage.join(output, TEMPORARY, f"{name}.{uuid.uuid4().hex}")
+    temporary = temporary_name(output, name)
     statistics = SplitStatistics()
 
     def load(image: AnnotatedImage) -> CheckedImage | Problem:

@@ -29,7 +29,7 @@ def open_read(path: str) -> IO[bytes]:
 
 @contextmanager
 def open_write(path: str) -> Iterator[IO[bytes]]:
-    """A new file; it is there once the block has ended without an exception."""
+    """A new file. It may be there, in part, before the block ends: write under a temporary name, then `move`."""
     file = FileSystems.create(path, "application/octet-stream", CompressionTypes.UNCOMPRESSED)
     with file:
         yield file
