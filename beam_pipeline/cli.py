@@ -76,14 +76,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return demo_command(parsed.folder)
     except KeyboardInterrupt:
-        print("\nmaskbeam: interrupted; the output is not complete", file=sys.stderr)
-        return 130
+        return _interrupted()
     except Exception as error:
+        if "KeyboardInterrupt" in str(error):  # a runner has wrapped it
+            return _interrupted()
         if getattr(parsed, "verbose", False):
             raise
         message, status = explain(error)
         print(f"maskbeam: {message}", file=sys.stderr)
         return status
+
+
+def _interrupted() -> int:
+    print("\nmaskbeam: interrupted; the same command again begins anew", file=sys.stderr)
+    return 130
 
 
 def _run(parsed: argparse.Namespace, left: Sequence[str]) -> int:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from transforms import run_lengths
+from transforms.records import InputError
 
 IMAGES = 30
 SMOOTH = 3  # drawn this many times larger, then scaled down
@@ -158,6 +159,11 @@ def demo_command(folder: str) -> int:
     from beam_pipeline.run import run, summary
     from beam_pipeline.verify import verify_command
 
+    home, marker = Path(folder), Path(folder) / ".maskbeam-demo"
+    if home.exists() and not marker.exists() and any(home.iterdir()):
+        raise InputError(f"--folder {folder} is not empty, and no earlier demo: choose another")
+    home.mkdir(parents=True, exist_ok=True)
+    marker.touch()
     print(f"drawing {IMAGES} pictures in {folder}: one of them cut off, two annotations with faults")
     annotations, images = make_demo_data(Path(folder))
     output = os.path.join(folder, "records")

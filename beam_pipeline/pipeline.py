@@ -6,7 +6,7 @@ import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton
 
 from beam_pipeline.options import RunOptions, parse_splits
-from beam_pipeline.publish import Publish
+from beam_pipeline.publish import Publish, clear_output
 from transforms import coders
 from transforms.rasterize import Drops, Rasterize
 from transforms.sharding import AssignShards, MergeCensus, PlanShards, Splits
@@ -34,6 +34,7 @@ def build(pipeline: beam.Pipeline, options: RunOptions, spill_folder: str | None
     read = pipeline | "ReadAnnotations" >> SOURCES[options.format](options.annotations, max_pixels, spill_folder)
     census = read.census | "Count" >> beam.CombineGlobally(MergeCensus())
     plan = census | "PlanShards" >> PlanShards(splits, num_shards, options.mask_encoding == "dense")
+    plan |= "ClearOutput" >> beam.Map(clear_output, options.output, record.contiguous_ids, AsList(read.categories))
     drawn = read.images | "Rasterize" >> Rasterize(options.boxes, drops)
     shards = drawn.images | "AssignShards" >> AssignShards(AsSingleton(plan), splits, spill_folder)
     written = shards | "WriteShards" >> WriteShards(

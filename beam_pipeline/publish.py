@@ -41,10 +41,11 @@ REJECT_BUCKETS = 16
 
 
 def prepare_output(output: str, overwrite: bool) -> None:
-    """Makes an output folder ready, or raises `InputError` where there is something that must not be lost.
+    """Claims an output folder, or raises `InputError` where there is something that must not be lost.
 
     A data set is there if its manifest or marker is. What a job that was broken off has left is ours to clear away: it
-    shows by the temporary folder, which is made before the first file and goes after the marker is set.
+    shows by the temporary folder, which is made before the first file and goes after the marker is set. What is to be
+    replaced stays until `clear_output`.
     """
     names = [storage.name_of(file.path) for file in storage.list_folder(output)]
     temporary = storage.join(output, TEMPORARY)
@@ -56,11 +57,21 @@ def prepare_output(output: str, overwrite: bool) -> None:
             raise InputError(f"{output} is not empty ({names[0]}): choose another --output, or write there with --overwrite")
     storage.make_folder(temporary)
     storage.write_bytes(storage.join(temporary, STARTED), b"")
+    clear_temporary(output, but=STARTED)
+
+
+def clear_output(plan: ShardPlan, output: str, contiguous_ids: bool, categories: list[Category]) -> ShardPlan:
+    """Deletes an earlier data set, now that the new annotations are read and their categories make a label map.
+
+    Gives the plan on, so that no shard is written before. Raises `InputError` as `LabelMap.of` does.
+    """
+    LabelMap.of(categories, contiguous_ids)
+    names = [storage.name_of(file.path) for file in storage.list_folder(output)]
     ours = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in OURS)]
     first = [name for name in ours if name == SUCCESS]  # what is being taken apart must not look complete
     for those in (first, [name for name in ours if name not in first]):
         storage.delete([storage.join(output, name) for name in those])
-    clear_temporary(output, but=STARTED)
+    return plan
 
 
 def clear_temporary(output: str, but: str | None = None) -> None:
@@ -186,17 +197,22 @@ def write_reject_part(output: str, bucket: int, packed: Iterable[bytes]) -> Reje
     return RejectPart(path, Counter(f"{reject.kind} {reject.reason}" for reject in rejects))
 
 
-def _read_part(part: RejectPart) -> Iterator[Reject]:
-    with storage.open_read(part.path) as file:
+def _read_lines(path: str) -> Iterator[Reject]:
+    with storage.open_read(path) as file:
         for line in file:
             yield _reject_line.decode(line)
+
+
+def iter_rejects(output: str) -> Iterator[Reject]:
+    """The rejects of a data set, images before their annotations."""
+    return _read_lines(storage.join(output, REJECTS))
 
 
 def write_rejects(output: str, parts: list[RejectPart]) -> Counter[tuple[str, str]]:
     """Merges the parts into `rejects.jsonl`, sorted by image and annotation id, and counts what they hold."""
     temporary = temporary_name(output, REJECTS)
     with storage.open_write(temporary) as file:
-        for reject in heapq.merge(*map(_read_part, parts), key=_reject_order):
+        for reject in heapq.merge(*(_read_lines(part.path) for part in parts), key=_reject_order):
             file.write(msgspec.json.encode(reject) + b"\n")
     storage.move(temporary, storage.join(output, REJECTS))
     reasons: Counter[tuple[str, str]] = Counter()
@@ -264,6 +280,12 @@ def _publish(
     shards = write_empty_shards(output, plan, summaries)
     reasons = write_rejects(output, sorted(parts, key=lambda part: part.path))
     manifest = make_manifest(options, labels, census, shards, reasons)
+    if manifest["images"]["rejected"] and not manifest["images"]["written"]:
+        example = next(iter_rejects(output), None)
+        said = f", the first because {example.message} ({example.reason})" if example else ""
+        raise InputError(
+            f"not one of {census.images} images could be written{said}; {storage.join(output, REJECTS)} has them all"
+        )
     for name, data in (
         (LABEL_MAP, label_map_pbtxt(labels)),
         (LABEL_MAP_CSV, label_map_csv(labels)),

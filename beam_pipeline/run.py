@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,10 +20,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_pipeline.options import RunOptions
 from beam_pipeline.pipeline import build
-from beam_pipeline.publish import MANIFEST, REJECTS, prepare_output
+from beam_pipeline.publish import MANIFEST, REJECTS, iter_rejects, prepare_output
 from beam_pipeline.terminal import duration, quiet, watch_progress
 from transforms import storage
-from transforms.records import InputError, ReasonCode
+from transforms.records import ITS_IMAGE_WAS_REJECTED, InputError, ReasonCode
 from transforms.shards import SCRATCH, TEMPORARY
 
 LOCAL_RUNNERS = frozenset({"FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner", "DirectRunner"})
@@ -114,21 +116,34 @@ def scratch_folder(output: str) -> Iterator[str]:
 def summary(options: RunOptions, manifest: dict[str, Any], seconds: float) -> str:
     """What is printed at the end."""
     images, annotations, shards = manifest["images"], manifest["annotations"], manifest["shards"]
-    size = sum(shard["bytes"] for shard in shards)
-    by_split = {shard["split"]: 0 for shard in shards}
-    for shard in shards:
-        by_split[shard["split"]] += 1
     lines = [
         f"{images['written']:,} of {images['read']:,} images and {annotations['written']:,} of {annotations['read']:,} "
-        f"annotations written in {duration(seconds)} ({images['written'] / max(seconds, 1e-3):,.0f} images/s)",
-        f"{len(shards)} shard{'s' * (len(shards) > 1)}, {size / 1e6:,.1f} MB: "
-        + ", ".join(f"{name} {count}" for name, count in by_split.items()),
+        f"annotations written in {duration(seconds)} ({images['written'] / max(seconds, 1e-3):,.0f} images/s)"
     ]
+    for split in dict.fromkeys(shard["split"] for shard in shards):
+        of_split = [shard for shard in shards if shard["split"] == split]
+        records, size = sum(shard["records"] for shard in of_split), sum(shard["bytes"] for shard in of_split)
+        count = f"{len(of_split)} shard{'s' * (len(of_split) > 1)}"
+        lines.append(f"  {split}: {records:,} images, {size / 1e6:,.1f} MB in {count}" + ("" if records else ": it is empty"))
     if any(manifest["reasons"].values()):
         lines.append("not written:")
+        examples = _examples(options.output)
         for kind in ("image", "annotation"):
             for code, count in sorted(manifest["reasons"][kind].items(), key=lambda item: (-item[1], item[0])):
-                lines.append(f"  {count:>7,} {kind}{'s' if count > 1 else ' '}  {code}: {ReasonCode[code].value}")
+                example = examples.get((kind, code))
+                said = f"\n          {example}" if example else ""
+                lines.append(f"  {count:>6,} {kind + 's' * (count > 1)}: {code}, {ReasonCode[code].value}{said}")
         lines.append(f"each of them, with its reason, is in {storage.join(options.output, REJECTS)}")
-    lines.append(f"next: maskbeam verify {options.output}")
+    compare = "" if set(options.annotations) & set("*?[") else f" --coco {shlex.quote(options.annotations)}"
+    lines.append(f"next: maskbeam verify {shlex.quote(options.output)}{compare}")
     return "\n".join(lines)
+
+
+def _examples(output: str) -> dict[tuple[str, str], str]:
+    """One reject of each kind and reason, among the first thousand, for people."""
+    examples: dict[tuple[str, str], str] = {}
+    for reject in itertools.islice(iter_rejects(output), 1000):
+        which = f"image {reject.image_id}" + (f", annotation {reject.annotation_id}" if reject.kind == "annotation" else "")
+        if reject.message != ITS_IMAGE_WAS_REJECTED:
+            examples.setdefault((reject.kind, reject.reason), f"e.g. {which}: {reject.message}")
+    return examples

@@ -284,6 +284,8 @@ class CocoTruth:
 
     def compare(self, found: Found) -> list[str]:
         """What in a record is not as the annotations say."""
+        if found.image_id not in self.image_ids:
+            return ["the annotations have no such image"]
         expected = self.expected(found.image_id)
         if len(expected) != len(found.masks):
             return [f"expected {len(expected)} instances as annotated, found {len(found.masks)}"]
@@ -474,16 +476,20 @@ def verify(output: str, coco: str | None = None, report: Callable[[str], None] =
 def verify_command(output: str, coco: str | None) -> int:
     """Runs `verify`, prints what it finds, gives the exit status."""
     with quiet() as terminal:
-        faults = verify(output, coco, terminal.status if terminal.live else lambda line: None)
+        faults = verify(output, coco, terminal.status)
     for fault in faults[:SHOWN]:
         print(fault)
     if len(faults) > SHOWN:
         print(f"… and {len(faults) - SHOWN} more")
     manifest = _read_json(output, MANIFEST)
     counts = f"{manifest['images']['written']:,} records with {manifest['annotations']['written']:,} instances"
+    left_out = [f"{manifest[kind]['read'] - manifest[kind]['written']:,} {kind}" for kind in ("images", "annotations")]
     if faults:
         print(f"{len(faults)} promises broken in {output}")
         return 1
     compared = f", every mask, box, class and area equal to {coco}" if coco else ""
-    print(f"{counts} in {len(manifest['shards'])} shards: all promises kept, by both trainers' decoders{compared}")
+    shards = f"{len(manifest['shards'])} shard{'s' * (len(manifest['shards']) > 1)}"
+    print(f"{counts} in {shards}: all promises kept, by both trainers' decoders{compared}")
+    if any(manifest["reasons"].values()):
+        print(f"{' and '.join(left_out)} are not among them: {storage.join(output, REJECTS)} says why")
     return 0

@@ -102,10 +102,11 @@ def test_a_run_says_what_it_has_done_and_where_to_look_next(
     assert status(run_arguments(demo_data, output, "--num_shards=3")) == 0
     said = capfd.readouterr()
     assert "29 of 30 images and 212 of 220 annotations written" in said.out
-    assert "3 shards" in said.out
+    assert "train: 29 images" in said.out
+    assert "in 3 shards" in said.out
     assert "IMAGE_CORRUPT" in said.out
     assert str(output / "rejects.jsonl") in said.out
-    assert f"maskbeam verify {output}" in said.out
+    assert f"maskbeam verify {output} --coco {demo_data.annotations}" in said.out
     assert "Traceback" not in said.err
     assert status(["verify", str(output), "--coco", str(demo_data.annotations)]) == 0
     assert "29 records with 212 instances in 3 shards: all promises kept" in capfd.readouterr().out
@@ -145,6 +146,26 @@ def test_the_demo_does_it_all(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     said = capfd.readouterr().out
     assert said.count("all promises kept") == 2
     assert json.loads((tmp_path / "demo" / "records" / "manifest.json").read_text())["images"]["written"] == 29
+
+
+def test_the_demo_does_not_write_among_files_that_are_not_its_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "annotations.json").write_text("mine")
+    assert status(["demo", "--folder", str(tmp_path)]) == 2
+    assert "is not empty" in said_in_one_line(capfd)
+    assert (tmp_path / "annotations.json").read_text() == "mine"
+
+
+def test_an_interrupted_job_says_so(
+    demo_data: Data, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transforms import storage
+
+    def interrupted(source: str, target: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage, "move", interrupted)
+    assert status(run_arguments(demo_data, tmp_path / "out")) == 130
+    assert "interrupted" in capfd.readouterr().err
 
 
 def test_help_imports_nothing_heavy() -> None:

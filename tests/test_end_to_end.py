@@ -324,3 +324,23 @@ def test_an_empty_data_set_and_one_without_annotations_finish(tmp_path: Path) ->
         assert manifest["images"]["written"] == images
         assert len(list(read_back(tmp_path / f"{name}-out"))) == images
         assert (tmp_path / f"{name}-out" / "_SUCCESS").exists()
+
+
+def test_an_unusable_file_does_not_cost_the_data_set_that_it_was_to_replace(
+    run_demo: Callable[..., Output], tmp_path: Path
+) -> None:
+    made = run_demo(output=tmp_path / "records")
+    before = digests(made.folder)
+    broken = tmp_path / "broken.json"
+    broken.write_text('{"images": [], "annotations": [')
+    with pytest.raises(InputError, match="cut off"):
+        run_demo(annotations=str(broken), output=made.folder, overwrite=True)
+    (tmp_path / "records" / "_temporary").rename(tmp_path / "left")
+    assert digests(made.folder) == before
+
+
+def test_where_no_image_can_be_written_there_is_no_success(run_demo: Callable[..., Output], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"not one of 30 images could be written, .*there is no file"):
+        run_demo(images=str(tmp_path), output=tmp_path / "records")
+    assert not (tmp_path / "records" / "_SUCCESS").exists()
+    assert len((tmp_path / "records" / "rejects.jsonl").read_text().splitlines()) == 250

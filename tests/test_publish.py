@@ -29,15 +29,16 @@ from beam_pipeline.publish import (
     Publish,
     bucket_reject,
     check_shards,
+    clear_output,
     label_map_csv,
     label_map_pbtxt,
     ledger,
     make_manifest,
-    prepare_output,
     write_empty_shards,
     write_reject_part,
     write_rejects,
 )
+from beam_pipeline.publish import prepare_output as claim_output
 from transforms import coders, storage
 from transforms.examples import LabelMap
 from transforms.records import Category, Census, InputError, Reject
@@ -120,6 +121,21 @@ def test_a_new_folder_is_made(tmp_path: Path) -> None:
     assert files_of(output) == {"_temporary/started": b""}
 
 
+def prepare_output(output: str, overwrite: bool) -> None:
+    """As a job does: claims the folder, and clears it once the annotations are read."""
+    claim_output(output, overwrite)
+    assert clear_output(PLAN, output, False, CATEGORIES) == PLAN
+
+
+def test_what_is_to_be_replaced_stays_until_the_annotations_are_read(tmp_path: Path) -> None:
+    published(tmp_path)
+    before = files_of(tmp_path)
+    claim_output(str(tmp_path), True)
+    with pytest.raises(InputError, match="category_ids contiguous"):
+        clear_output(PLAN, str(tmp_path), False, [Category(0, "nothing")])
+    assert {name: data for name, data in files_of(tmp_path).items() if name in before} == before
+
+
 def test_an_empty_folder_is_fine(tmp_path: Path) -> None:
     prepare_output(str(tmp_path), False)
     prepare_output(str(tmp_path) + "/", False)
@@ -199,19 +215,18 @@ def test_a_job_broken_off_beside_foreign_files_can_be_started_again(tmp_path: Pa
 
 def test_the_marker_is_deleted_before_anything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     published(tmp_path)
-    fill(tmp_path, "_temporary/left")
     deleted: list[list[str]] = []
     delete = storage.delete
 
     def recorded(paths: list[str]) -> None:
-        deleted.append([Path(path).name for path in paths])
+        deleted.extend([[Path(path).name for path in paths]] if paths else [])
         delete(paths)
 
     monkeypatch.setattr(storage, "delete", recorded)
     prepare_output(str(tmp_path), True)
     assert deleted[0] == ["_SUCCESS"]
     assert sorted(chain(*deleted[1:])) == sorted(
-        ["left", *(name for name in BESIDE if name != "_SUCCESS"), *(PLAN.file_name(*key) for key in PLAN.shard_keys())]
+        [*(name for name in BESIDE if name != "_SUCCESS"), *(PLAN.file_name(*key) for key in PLAN.shard_keys())]
     )
 
 
@@ -220,7 +235,7 @@ def test_a_job_that_breaks_off_while_it_deletes_leaves_no_marker(tmp_path: Path,
     delete = storage.delete
 
     def broken(paths: list[str]) -> None:
-        if not paths[0].endswith("_SUCCESS"):
+        if paths and not paths[0].endswith("_SUCCESS"):
             raise OSError("the disk is gone")
         delete(paths)
 

@@ -60,7 +60,9 @@ class ImageFolder:
         path = "" if forbidden else storage.join(self.root, *(part for part in parts if part not in ("", ".")))
         if not forbidden and FileSystems.get_scheme(self.root) is None:
             real, root = os.path.realpath(path), os.path.realpath(self.root)
-            forbidden = os.path.commonpath((real, root)) != root
+            if os.path.commonpath((real, root)) != root:
+                message = f"the file {path} is a link to {real}, which is outside the image folder"
+                return problem(ReasonCode.PATH_FORBIDDEN, message)
         if forbidden:
             return problem(ReasonCode.PATH_FORBIDDEN, f"the file name {file_name!r} leads out of the image folder")
         return path

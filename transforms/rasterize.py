@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import apache_beam as beam
 import msgspec
@@ -202,6 +202,10 @@ class Rasterize(beam.PTransform):  # type: ignore[misc]
 
     boxes: BoxSource = "annotation"
     drops: Drops = Drops()
+
+    def __post_init__(self) -> None:
+        if self.boxes not in get_args(BoxSource):
+            raise ValueError(f"boxes: expected one of {get_args(BoxSource)}, found {self.boxes!r}")
 
     def expand(self, images: beam.PCollection[AnnotatedImage]) -> Rasterized:
         def each(image: AnnotatedImage) -> Iterator[Any]:

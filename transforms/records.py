@@ -186,11 +186,14 @@ class Census(msgspec.Struct, frozen=True, array_like=True):
         )
 
 
+ITS_IMAGE_WAS_REJECTED = "its image was rejected"
+
+
 def reject_image(image: AnnotatedImage, why: Problem) -> list[Reject]:
     """The rejects for an image and, with the same reason, for each of its instances."""
     rejects = [Reject("image", image.image_id, None, why.code, why.message)]
     for instance in image.instances:
-        rejects.append(Reject("annotation", image.image_id, instance.annotation_id, why.code, "its image was rejected"))
+        rejects.append(Reject("annotation", image.image_id, instance.annotation_id, why.code, ITS_IMAGE_WAS_REJECTED))
     return rejects
 
 

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, get_args
 
 import apache_beam as beam
 import msgspec
@@ -207,6 +207,10 @@ class WriteShards(beam.PTransform):  # type: ignore[misc]
     plan: beam.pvalue.AsSingleton
     categories: beam.pvalue.AsList
     options: RecordOptions = RecordOptions()
+
+    def __post_init__(self) -> None:
+        if self.options.encoding not in get_args(MaskEncoding):
+            raise ValueError(f"encoding: expected one of {get_args(MaskEncoding)}, found {self.options.encoding!r}")
 
     def expand(self, shards: beam.PCollection[tuple[ShardKey, Iterable[bytes]]]) -> Written:
         write = _WriteShard(self.output, ImageFolder(self.images), self.options)
