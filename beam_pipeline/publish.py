@@ -261,21 +261,10 @@ def publish(
 
     Where the marker is set already it only clears up: a runner may call this again after it has succeeded.
     """
-    if not storage.exists(storage.join(options.output, SUCCESS)):
-        _publish(options, plan, census, categories, summaries, statistics, parts)
-    clear_temporary(options.output)
-
-
-def _publish(
-    options: RunOptions,
-    plan: ShardPlan,
-    census: Census,
-    categories: list[Category],
-    summaries: list[ShardSummary],
-    statistics: DatasetStatistics,
-    parts: list[RejectPart],
-) -> None:
     output = options.output
+    if storage.exists(storage.join(output, SUCCESS)):
+        clear_temporary(output)
+        return
     labels = LabelMap.of(categories, options.category_ids == "contiguous")
     shards = write_empty_shards(output, plan, summaries)
     reasons = write_rejects(output, sorted(parts, key=lambda part: part.path))
@@ -297,6 +286,7 @@ def _publish(
         storage.move(temporary, storage.join(output, name))
     check_shards(output, shards)
     storage.write_bytes(storage.join(output, SUCCESS), b"")
+    clear_temporary(output)
 
 
 @dataclass

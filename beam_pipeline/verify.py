@@ -483,7 +483,7 @@ def verify_command(output: str, coco: str | None) -> int:
         print(f"… and {len(faults) - SHOWN} more")
     manifest = _read_json(output, MANIFEST)
     counts = f"{manifest['images']['written']:,} records with {manifest['annotations']['written']:,} instances"
-    left_out = [f"{manifest[kind]['read'] - manifest[kind]['written']:,} {kind}" for kind in ("images", "annotations")]
+    left_out = {kind: manifest[kind]["read"] - manifest[kind]["written"] for kind in ("images", "annotations")}
     if faults:
         print(f"{len(faults)} promises broken in {output}")
         return 1
@@ -491,5 +491,6 @@ def verify_command(output: str, coco: str | None) -> int:
     shards = f"{len(manifest['shards'])} shard{'s' * (len(manifest['shards']) > 1)}"
     print(f"{counts} in {shards}: all promises kept, by both trainers' decoders{compared}")
     if any(manifest["reasons"].values()):
-        print(f"{' and '.join(left_out)} are not among them: {storage.join(output, REJECTS)} says why")
+        counted = ", ".join(f"{kind}: {count:,}" for kind, count in left_out.items())
+        print(f"not among them ({counted}) is what {storage.join(output, REJECTS)} lists")
     return 0
