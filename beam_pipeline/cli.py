@@ -12,6 +12,16 @@ from collections.abc import Sequence
 from beam_pipeline import __version__
 from beam_pipeline.options import Parser, add_options, options_from
 
+TRAINER_BASES = (
+    "mask_rcnn_inception_resnet_v2_atrous_coco",
+    "mask_rcnn_resnet101_atrous_coco",
+    "mask_rcnn_resnet50_atrous_coco",
+    "mask_rcnn_inception_v2_coco",
+    "mask_rcnn_inception_resnet_v2_1024x1024_coco17",
+    "model_garden_mask_rcnn",
+)
+"""Named here too, so that help needs no Beam; a test holds them to `trainer_config.BASES`."""
+
 RUN_EXAMPLE = """\
 example:
   maskbeam run --annotations instances.json --images photos/ --output records/ --splits train=0.9,val=0.1
@@ -46,6 +56,26 @@ def make_parser() -> Parser:
     verify.add_argument("output", metavar="OUTPUT", help="a folder that maskbeam run has written")
     verify.add_argument("--coco", metavar="FILE", help="compare masks, boxes and classes with this COCO file")
 
+    config = commands.add_parser(
+        "trainer-config",
+        help="the configuration that trains Mask R-CNN on a data set",
+        description="Prints or writes a trainer's configuration for a data set that maskbeam run has written.",
+        allow_abbrev=False,
+    )
+    config.add_argument("output", metavar="OUTPUT", help="a folder that maskbeam run has written")
+    kind = config.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--base", choices=TRAINER_BASES, metavar="BASE", help="one of " + ", ".join(TRAINER_BASES))
+    kind.add_argument("--update", metavar="FILE", help="a Faster R-CNN pipeline.config of your own; prints what changes")
+    config.add_argument("--config", metavar="FILE", help="write the configuration to this file")
+    config.add_argument("--train_split", metavar="NAME", help="the split to train on (default: train, or the first)")
+    config.add_argument("--eval_split", metavar="NAME", help="the split to evaluate on (default: val, or what is trained on)")
+    config.add_argument("--fine_tune_checkpoint", metavar="PATH", help="where training starts from")
+    config.add_argument("--mask_prediction_conv_depth", type=int, metavar="N", help="default: 0, by the number of classes")
+    config.add_argument("--mask_prediction_num_conv_layers", type=int, metavar="N", help="default: the base's")
+    config.add_argument("--num_steps", type=int, default=200_000, metavar="N", help="default: %(default)s")
+    config.add_argument("--batch_size", type=int, default=1, metavar="N", help="default: %(default)s")
+    config.add_argument("--shuffle_mb", type=float, default=1000.0, metavar="MB", help="memory of the shuffle buffer")
+
     demo = commands.add_parser(
         "demo",
         help="make a small data set and do all of the above with it",
@@ -72,6 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from beam_pipeline.verify import verify_command
 
             return verify_command(parsed.output, parsed.coco)
+        if parsed.command == "trainer-config":
+            return _trainer_config(parsed)
         from beam_pipeline.demo import demo_command
 
         return demo_command(parsed.folder)
@@ -85,6 +117,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message, status = explain(error)
         print(f"maskbeam: {message}", file=sys.stderr)
         return status
+
+
+def _trainer_config(parsed: argparse.Namespace) -> int:
+    from beam_pipeline.trainer_config import Choices, config_command
+
+    choices = Choices(
+        parsed.fine_tune_checkpoint,
+        parsed.mask_prediction_conv_depth,
+        parsed.mask_prediction_num_conv_layers,
+        parsed.num_steps,
+        parsed.batch_size,
+        parsed.shuffle_mb,
+    )
+    splits = parsed.train_split, parsed.eval_split
+    return config_command(parsed.output, parsed.base, parsed.update, parsed.config, splits, choices)
 
 
 def _interrupted() -> int:

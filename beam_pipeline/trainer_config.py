@@ -1,0 +1,453 @@
+"""`maskbeam trainer-config`: from a data set to the configuration that trains Mask R-CNN on it.
+
+Three kinds: a whole pipeline.config of the Object Detection API, from one of the bases below; a Faster R-CNN pipeline.config of
+the user's own, brought over; a YAML for the Model Garden. What they say of the data comes from the data set's manifest,
+statistics and label map.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from beam_pipeline.publish import LABEL_MAP, MANIFEST, STATISTICS
+from beam_pipeline.text_proto import Block, Document, TextProtoError
+from transforms import storage
+from transforms.records import InputError
+
+SHUFFLE_MEGABYTES = 1000.0
+"""What a trainer's shuffle buffer may take, unless the user says otherwise."""
+MAX_SHUFFLE = 2048  # the Object Detection API's own default
+
+
+class SplitFacts(NamedTuple):
+    """Of one split: where its shards are, how many images, the most instances an image has, a record's mean size."""
+
+    glob: str
+    images: int
+    most_instances: int
+    record_bytes: float
+
+
+class Facts(NamedTuple):
+    """What a trainer has to know of a data set. `highest_id` is the highest label id."""
+
+    encoding: str
+    highest_id: int
+    label_map: str
+    train: SplitFacts
+    evaluation: SplitFacts
+
+
+def read_facts(output: str, train_split: str | None = None, eval_split: str | None = None) -> Facts:
+    """The facts of a data set in `output`. Raises `InputError` where there is none, or no such split.
+
+    Without a name, the split `train` or else the first is trained on, and `val`, `validation`, `eval` or `test` evaluated on,
+    or else what is trained on.
+    """
+    try:
+        manifest = json.loads(storage.read_bytes(storage.join(output, MANIFEST)))
+        statistics = json.loads(storage.read_bytes(storage.join(output, STATISTICS)))
+        labels = storage.read_bytes(storage.join(output, LABEL_MAP)).decode()
+    except Exception as error:
+        raise InputError(f"{output} is no data set of maskbeam's ({error})") from None
+    splits: dict[str, list[dict[str, Any]]] = {}
+    for shard in manifest["shards"]:
+        splits.setdefault(shard["split"], []).append(shard)
+    for given in (train_split, eval_split):
+        if given and given not in splits:
+            raise InputError(f"{output} has no split {given!r}, only {', '.join(splits)}")
+    train = train_split or ("train" if "train" in splits else next(iter(splits)))
+    evaluation = eval_split or next((name for name in ("val", "validation", "eval", "test") if name in splits), train)
+
+    def facts(name: str) -> SplitFacts:
+        shards = splits[name]
+        images = sum(shard["records"] for shard in shards)
+        glob = storage.join(output, f"{name}-?????-of-{len(shards):05d}.tfrecord")
+        most = statistics.get(name, {}).get("instances_an_image", {}).get("max", 0)
+        return SplitFacts(glob, images, int(most), sum(shard["bytes"] for shard in shards) / max(1, images))
+
+    ids = [int(line.split(":")[1]) for line in labels.splitlines() if line.strip().startswith("id:")]
+    if not ids:
+        raise InputError(f"{output} has no categories, so there is nothing to train")
+    encoding = manifest["options"]["mask_encoding"]
+    return Facts(encoding, max(ids), storage.join(output, LABEL_MAP), facts(train), facts(evaluation))
+
+
+def shuffle_buffer(split: SplitFacts, megabytes: float) -> int:
+    """How many records a shuffle buffer of so many megabytes holds, at most the split, at least one."""
+    return max(1, min(MAX_SHUFFLE, split.images, int(megabytes * 1e6 / max(1.0, split.record_bytes))))
+
+
+# --------------------------------------------------------------------------------------- the Object Detection API
+
+
+class Base(NamedTuple):
+    """What tells the configurations apart; the rest is the same in all."""
+
+    extractor: str
+    stride: int  # of the first stage's features, and of the anchors
+    atrous_rate: int | None
+    crop: int
+    pool: int
+    mask_size: int
+    mask_layers: int
+    detections: int
+    learning_rate: float = 0.0003
+    tf2: bool = False
+
+
+BASES = {
+    "mask_rcnn_inception_resnet_v2_atrous_coco": Base("faster_rcnn_inception_resnet_v2", 8, 2, 17, 1, 33, 4, 100),
+    "mask_rcnn_resnet101_atrous_coco": Base("faster_rcnn_resnet101", 8, 2, 14, 2, 33, 4, 300),
+    "mask_rcnn_resnet50_atrous_coco": Base("faster_rcnn_resnet50", 8, 2, 14, 2, 33, 4, 300),
+    "mask_rcnn_inception_v2_coco": Base("faster_rcnn_inception_v2", 16, None, 14, 2, 15, 2, 300, 0.0002),
+    "mask_rcnn_inception_resnet_v2_1024x1024_coco17": Base(
+        "faster_rcnn_inception_resnet_v2_keras", 16, None, 17, 1, 33, 4, 100, 0.008, tf2=True
+    ),
+}
+MODEL_GARDEN = "model_garden_mask_rcnn"
+
+
+class Choices(NamedTuple):
+    """What the user decides, the defaults as the published configurations have them."""
+
+    fine_tune_checkpoint: str | None = None
+    mask_prediction_conv_depth: int | None = None
+    mask_prediction_num_conv_layers: int | None = None
+    num_steps: int = 200_000
+    batch_size: int = 1
+    shuffle_megabytes: float = SHUFFLE_MEGABYTES
+
+
+Message = list[tuple[str, Any]]
+"""Fields of a message in order: a value is text as it is written, or a message."""
+
+
+def _text(message: Message, indent: str = "") -> str:
+    lines = []
+    for name, value in message:
+        if isinstance(value, list):
+            lines.append(f"{indent}{name} {{\n{_text(value, indent + '  ')}{indent}}}\n")
+        else:
+            lines.append(f"{indent}{name}: {value}\n")
+    return "".join(lines)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _hyperparams(op: str, initializer: Message) -> Message:
+    return [("op", op), ("regularizer", [("l2_regularizer", [("weight", "0.0")])]), ("initializer", initializer)]
+
+
+_CONV: Message = _hyperparams("CONV", [("truncated_normal_initializer", [("stddev", "0.01")])])
+_FC: Message = _hyperparams(
+    "FC", [("variance_scaling_initializer", [("factor", "1.0"), ("uniform", "true"), ("mode", "FAN_AVG")])]
+)
+
+
+def mask_type(encoding: str) -> str:
+    """`InputReader.mask_type` for an encoding."""
+    return "NUMERICAL_MASKS" if encoding == "dense" else "PNG_MASKS"
+
+
+def _reader(facts: Facts, split: SplitFacts, evaluating: bool, megabytes: float) -> Message:
+    reader: Message = [
+        ("label_map_path", _quoted(facts.label_map)),
+        ("load_instance_masks", "true"),
+        ("mask_type", mask_type(facts.encoding)),
+        ("max_number_of_boxes", str(max(1, split.most_instances))),
+    ]
+    if evaluating:
+        reader += [("shuffle", "false"), ("num_readers", "1"), ("num_epochs", "1")]
+    else:
+        reader.append(("shuffle_buffer_size", str(shuffle_buffer(split, megabytes))))
+    reader.append(("tf_record_input_reader", [("input_path", _quoted(split.glob))]))
+    return reader
+
+
+def pipeline_config(facts: Facts, name: str, choices: Choices = Choices()) -> str:
+    """A complete pipeline.config in protobuf's text format, from one of `BASES`.
+
+    `max_number_of_boxes` is the most instances that an image of the split has, so that none is cut off; the trainers' own
+    default is 100. Source of the values: the published configurations of the same names.
+    """
+    base = BASES[name]
+    layers = choices.mask_prediction_num_conv_layers
+    depth = choices.mask_prediction_conv_depth
+    predictor: Message = [
+        ("use_dropout", "false"),
+        ("dropout_keep_probability", "1.0"),
+        ("predict_instance_masks", "true"),
+        ("mask_height", str(base.mask_size)),
+        ("mask_width", str(base.mask_size)),
+        ("mask_prediction_conv_depth", str(0 if depth is None else depth)),
+        ("mask_prediction_num_conv_layers", str(base.mask_layers if layers is None else layers)),
+        ("fc_hyperparams", _FC),
+        ("conv_hyperparams", _CONV),
+    ]
+    extractor: Message = [("type", _quoted(base.extractor))]
+    resizer: Message = [("keep_aspect_ratio_resizer", [("min_dimension", "800"), ("max_dimension", "1365")])]
+    if base.tf2:
+        resizer = [("fixed_shape_resizer", [("height", "1024"), ("width", "1024")])]
+    else:
+        extractor.append(("first_stage_features_stride", str(base.stride)))
+    anchors: Message = [
+        ("scales", "[0.25, 0.5, 1.0, 2.0]"),
+        ("aspect_ratios", "[0.5, 1.0, 2.0]"),
+        ("height_stride", str(base.stride)),
+        ("width_stride", str(base.stride)),
+    ]
+    nms: Message = [
+        ("score_threshold", "0.0"),
+        ("iou_threshold", "0.6"),
+        ("max_detections_per_class", "100"),
+        ("max_total_detections", str(base.detections)),
+    ]
+    model: Message = [
+        ("num_classes", str(facts.highest_id)),
+        ("number_of_stages", "3"),
+        ("image_resizer", resizer),
+        ("feature_extractor", extractor),
+        ("first_stage_anchor_generator", [("grid_anchor_generator", anchors)]),
+        *([("first_stage_atrous_rate", str(base.atrous_rate))] if base.atrous_rate else []),
+        ("first_stage_box_predictor_conv_hyperparams", _CONV),
+        ("first_stage_nms_score_threshold", "0.0"),
+        ("first_stage_nms_iou_threshold", "0.7"),
+        ("first_stage_max_proposals", "300"),
+        ("first_stage_localization_loss_weight", "2.0"),
+        ("first_stage_objectness_loss_weight", "1.0"),
+        ("initial_crop_size", str(base.crop)),
+        ("maxpool_kernel_size", str(base.pool)),
+        ("maxpool_stride", str(base.pool)),
+        ("second_stage_box_predictor", [("mask_rcnn_box_predictor", predictor)]),
+        ("second_stage_post_processing", [("batch_non_max_suppression", nms), ("score_converter", "SOFTMAX")]),
+        ("second_stage_localization_loss_weight", "2.0"),
+        ("second_stage_classification_loss_weight", "1.0"),
+        ("second_stage_mask_prediction_loss_weight", "4.0"),
+    ]
+    if base.tf2:
+        model.append(("resize_masks", "false"))
+    train: Message = [
+        ("batch_size", str(choices.batch_size)),
+        ("num_steps", str(choices.num_steps)),
+        ("optimizer", _optimizer(base, choices.num_steps)),
+        ("gradient_clipping_by_norm", "10.0"),
+        ("data_augmentation_options", [("random_horizontal_flip", [])]),
+    ]
+    if choices.fine_tune_checkpoint:
+        train.append(("fine_tune_checkpoint", _quoted(choices.fine_tune_checkpoint)))
+        if base.tf2:
+            train += [("fine_tune_checkpoint_type", '"detection"'), ("fine_tune_checkpoint_version", "V2")]
+        else:
+            train.append(("from_detection_checkpoint", "true"))
+    evaluation: Message = [
+        ("num_examples", str(facts.evaluation.images)),
+        ("metrics_set", '"coco_detection_metrics"'),
+        ("metrics_set", '"coco_mask_metrics"'),
+        ("eval_instance_masks", "true"),
+    ]
+    return f"# {name}, written by maskbeam for {facts.train.images} images with {facts.highest_id} classes\n\n" + "\n".join(
+        _text([part])
+        for part in (
+            ("model", [("faster_rcnn", model)]),
+            ("train_config", train),
+            ("train_input_reader", _reader(facts, facts.train, False, choices.shuffle_megabytes)),
+            ("eval_config", evaluation),
+            ("eval_input_reader", _reader(facts, facts.evaluation, True, choices.shuffle_megabytes)),
+        )
+    )
+
+
+def _optimizer(base: Base, num_steps: int) -> Message:
+    rate = str(base.learning_rate)
+    schedule: Message
+    if base.tf2:
+        warmup = min(5000, num_steps // 10)
+        cosine = [("learning_rate_base", rate), ("total_steps", str(num_steps))]
+        schedule = [("cosine_decay_learning_rate", [*cosine, ("warmup_learning_rate", "0.0"), ("warmup_steps", str(warmup))])]
+    else:
+        steps = [(900_000, base.learning_rate / 10), (1_200_000, base.learning_rate / 100)]
+        drops = [("schedule", [("step", str(step)), ("learning_rate", f"{value:.6g}")]) for step, value in steps]
+        schedule = [("manual_step_learning_rate", [("initial_learning_rate", rate), *drops])]
+    momentum: Message = [("learning_rate", schedule), ("momentum_optimizer_value", "0.9")]
+    return [("momentum_optimizer", momentum), ("use_moving_average", "false")]
+
+
+# ------------------------------------------------------------------------------------ a Faster R-CNN, brought over
+
+
+def bring_over(text: str, facts: Facts, choices: Choices = Choices()) -> str:
+    """A Faster R-CNN pipeline.config changed into a Mask R-CNN one for this data; all else stays as it was, comments too.
+
+    Raises `InputError` for what is no Faster R-CNN, or can't be parsed.
+    """
+    try:
+        document = Document(text)
+    except TextProtoError as error:
+        raise InputError(f"the configuration can't be parsed: {error}") from None
+    model = document.root.block("model", "faster_rcnn")
+    if model is None:
+        kind = document.root.block("model")
+        found = ", ".join(sorted({one.name for one in kind.fields})) if kind else "no model at all"
+        raise InputError(
+            f"expected the configuration of a Faster R-CNN (model {{ faster_rcnn {{ … }} }}), found {found or 'nothing'}"
+        )
+    document.set(model, "num_classes", str(facts.highest_id))
+    document.set(model, "number_of_stages", "3")
+    _add_mask_predictor(document, model, choices)
+    for name, split, evaluating in (
+        ("train_input_reader", facts.train, False),
+        ("eval_input_reader", facts.evaluation, True),
+    ):
+        reader = document.root.block(name)
+        if reader is None:
+            document.add(
+                document.root, _text([(name, _reader(facts, split, evaluating, choices.shuffle_megabytes))]).rstrip("\n")
+            )
+            continue
+        wanted = dict(_reader(facts, split, evaluating, choices.shuffle_megabytes))
+        for field in ("label_map_path", "load_instance_masks", "mask_type", "max_number_of_boxes"):
+            document.set(reader, field, wanted[field])
+        records = reader.block("tf_record_input_reader")
+        if records is None:
+            document.add(reader, _text([("tf_record_input_reader", wanted["tf_record_input_reader"])]).rstrip("\n"))
+        else:
+            document.set(records, "input_path", _quoted(split.glob))
+    evaluation = document.root.block("eval_config")
+    if evaluation is None:
+        metrics = [("num_examples", str(facts.evaluation.images)), ("metrics_set", '"coco_mask_metrics"')]
+        document.add(document.root, _text([("eval_config", metrics)]).rstrip("\n"))
+    else:
+        document.set(evaluation, "num_examples", str(facts.evaluation.images))
+        document.set(evaluation, "metrics_set", "'coco_mask_metrics'")
+    if choices.fine_tune_checkpoint and (train := document.root.block("train_config")):
+        document.set(train, "fine_tune_checkpoint", _quoted(choices.fine_tune_checkpoint))
+    return document.result()
+
+
+def _add_mask_predictor(document: Document, model: Block, choices: Choices) -> None:
+    depth = choices.mask_prediction_conv_depth
+    layers = choices.mask_prediction_num_conv_layers
+    wanted: Message = [
+        ("predict_instance_masks", "true"),
+        ("mask_prediction_conv_depth", str(0 if depth is None else depth)),
+        ("mask_prediction_num_conv_layers", str(2 if layers is None else layers)),
+    ]
+    predictor = model.block("second_stage_box_predictor", "mask_rcnn_box_predictor")
+    if predictor is None:
+        document.remove(model, "second_stage_box_predictor")
+        made: Message = [("mask_rcnn_box_predictor", [*wanted, ("fc_hyperparams", _FC), ("conv_hyperparams", _CONV)])]
+        document.add(model, _text([("second_stage_box_predictor", made)]).rstrip("\n"))
+        return
+    for name, value in wanted:
+        given = {"mask_prediction_conv_depth": depth, "mask_prediction_num_conv_layers": layers}
+        if predictor.named(name) and name in given and given[name] is None:
+            continue  # the user's own value stands, unless a new one is asked for
+        document.set(predictor, name, value)
+    if not predictor.named("conv_hyperparams"):
+        document.add(predictor, _text([("conv_hyperparams", _CONV)]).rstrip("\n"))
+
+
+def difference(before: str, after: str, name: str) -> str:
+    """What has changed, as a unified diff."""
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), name, f"{name} (Mask R-CNN)", lineterm="")
+    return "\n".join(lines)
+
+
+# ------------------------------------------------------------------------------------------------ the Model Garden
+
+
+def model_garden_yaml(facts: Facts, choices: Choices = Choices()) -> str:
+    """A YAML for `official.vision`'s `maskrcnn_resnetfpn_coco`, to be given with `--config_file`.
+
+    Steps are counted from the number of images: 22.5 passes over them, as the published schedule has. Its classes are the
+    highest id and the background, 0. Raises `InputError` for dense masks, which it can't read.
+    """
+    if facts.encoding == "dense":
+        raise InputError("the Model Garden can't read dense masks: run again with --mask_encoding png")
+    train, evaluation = facts.train, facts.evaluation
+    batch = min(choices.batch_size, max(1, train.images))
+    eval_batch = math.gcd(evaluation.images, 8) if evaluation.images else 1
+    epoch = max(1, train.images // batch)
+    total = max(1, round(22.5 * epoch))
+    most = max(1, train.most_instances, evaluation.most_instances)
+    values: Mapping[str, Any] = {
+        "runtime": {"distribution_strategy": "one_device", "mixed_precision_dtype": "float32"},
+        "task": {
+            "init_checkpoint": choices.fine_tune_checkpoint,
+            "annotation_file": None,
+            "model": {"num_classes": facts.highest_id + 1, "include_mask": True, "input_size": [1024, 1024, 3]},
+            "train_data": _garden_data(train, batch, True, most)
+            | {"shuffle_buffer_size": shuffle_buffer(train, choices.shuffle_megabytes)},
+            "validation_data": _garden_data(evaluation, eval_batch, False, most),
+        },
+        "trainer": {
+            "train_steps": total,
+            "steps_per_loop": min(epoch, total),
+            "summary_interval": min(epoch, total),
+            "checkpoint_interval": min(epoch, total),
+            "validation_interval": min(epoch, total),
+            "validation_steps": max(1, evaluation.images // eval_batch),
+            "optimizer_config": {
+                "optimizer": {"type": "sgd", "sgd": {"momentum": 0.9}},
+                "learning_rate": {
+                    "type": "stepwise",
+                    "stepwise": {
+                        "boundaries": [max(1, round(total * 2 / 3)), max(2, round(total * 8 / 9))],
+                        "values": [round(0.005 * batch, 6), round(0.0005 * batch, 7), round(0.00005 * batch, 8)],
+                    },
+                },
+                "warmup": {"type": "linear", "linear": {"warmup_steps": min(500, total // 10), "warmup_learning_rate": 0.0001}},
+            },
+        },
+    }
+    return f"# Mask R-CNN, written by maskbeam for {train.images} images with {facts.highest_id} classes\n{_yaml(values)}"
+
+
+def _garden_data(split: SplitFacts, batch: int, training: bool, most: int) -> dict[str, Any]:
+    return {
+        "input_path": split.glob.replace("?", "*"),
+        "is_training": training,
+        "global_batch_size": batch,
+        "drop_remainder": training,
+        "dtype": "float32",
+        "parser": {"max_num_instances": most},
+    }
+
+
+def _yaml(values: Mapping[str, Any], indent: str = "") -> str:
+    """JSON's scalars and lists are YAML's too."""
+    lines = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            lines.append(f"{indent}{name}:\n{_yaml(value, indent + '  ')}")
+        else:
+            lines.append(f"{indent}{name}: {json.dumps(value, ensure_ascii=False)}\n")
+    return "".join(lines)
+
+
+def config_command(
+    output: str, base: str | None, update: str | None, config: str | None, splits: tuple[str | None, str | None], choices: Choices
+) -> int:
+    """Prints a configuration for the data set in `output`, or writes it to `config`; shows what it changes of one's own."""
+    facts = read_facts(output, *splits)
+    if update:
+        try:
+            own = storage.read_bytes(update).decode()
+        except Exception as error:
+            raise InputError(f"--update {update} can't be read: {error}") from None
+        text = bring_over(own, facts, choices)
+        print(difference(own, text, update))
+    else:
+        text = model_garden_yaml(facts, choices) if base == MODEL_GARDEN else pipeline_config(facts, str(base), choices)
+        if not config:
+            print(text, end="")
+    if config:
+        storage.write_bytes(config, text.encode())
+    return 0
