@@ -412,7 +412,7 @@ def model_garden_yaml(facts: Facts, choices: Choices = Choices()) -> str:
 
 def _garden_data(split: SplitFacts, batch: int, training: bool, most: int) -> dict[str, Any]:
     return {
-        "input_path": split.glob.replace("?", "*"),
+        "input_path": split.glob,
         "is_training": training,
         "global_batch_size": batch,
         "drop_remainder": training,
