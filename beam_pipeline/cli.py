@@ -11,16 +11,7 @@ from collections.abc import Sequence
 
 from beam_pipeline import __version__
 from beam_pipeline.options import Parser, add_options, options_from
-
-TRAINER_BASES = (
-    "mask_rcnn_inception_resnet_v2_atrous_coco",
-    "mask_rcnn_resnet101_atrous_coco",
-    "mask_rcnn_resnet50_atrous_coco",
-    "mask_rcnn_inception_v2_coco",
-    "mask_rcnn_inception_resnet_v2_1024x1024_coco17",
-    "model_garden_mask_rcnn",
-)
-"""Named here too, so that help needs no Beam; a test holds them to `trainer_config.BASES`."""
+from beam_pipeline.trainer_bases import BASES, MODEL_GARDEN
 
 RUN_EXAMPLE = """\
 example:
@@ -63,8 +54,9 @@ def make_parser() -> Parser:
         allow_abbrev=False,
     )
     config.add_argument("output", metavar="OUTPUT", help="a folder that maskbeam run has written")
+    bases = [*BASES, MODEL_GARDEN]
     kind = config.add_mutually_exclusive_group(required=True)
-    kind.add_argument("--base", choices=TRAINER_BASES, metavar="BASE", help="one of " + ", ".join(TRAINER_BASES))
+    kind.add_argument("--base", choices=bases, metavar="BASE", help="one of " + ", ".join(bases))
     kind.add_argument("--update", metavar="FILE", help="a Faster R-CNN pipeline.config of your own; prints what changes")
     config.add_argument("--config", metavar="FILE", help="write the configuration to this file")
     config.add_argument("--train_split", metavar="NAME", help="the split to train on (default: train, or the first)")

@@ -78,9 +78,7 @@ def clear_temporary(output: str, but: str | None = None) -> None:
     """Deletes what lies in the temporary folder; and the folder, unless a name is to be kept."""
     temporary = storage.join(output, TEMPORARY)
     storage.delete([file.path for file in storage.list_folder(temporary) if storage.name_of(file.path) != but])
-    for folder in (storage.join(temporary, SCRATCH), temporary):
-        if storage.exists(folder) and (but is None or folder != temporary):
-            storage.delete([folder])
+    storage.delete_folder(temporary if but is None else storage.join(temporary, SCRATCH))
 
 
 # ------------------------------------------------------------------------------------------------------- contents
@@ -241,8 +239,8 @@ def write_empty_shards(output: str, plan: ShardPlan, summaries: list[ShardSummar
 def check_shards(output: str, summaries: list[ShardSummary]) -> None:
     """Raises `OSError` unless storage lists every shard with its size, and no other."""
     expected = {shard.file_name: shard.bytes for shard in summaries}
-    listed = storage.match(storage.join(output, SHARDS))
-    found = {storage.name_of(file.path): file.bytes for file in listed}
+    listed = {storage.name_of(file.path): file.bytes for file in storage.list_folder(output)}
+    found = {name: size for name, size in listed.items() if fnmatch.fnmatchcase(name, SHARDS)}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             raise OSError(f"{output}/{name}: expected {expected.get(name)} bytes, storage lists {found.get(name)}")

@@ -72,7 +72,7 @@ def check_inputs(options: RunOptions) -> None:
     if FileSystems.get_scheme(options.images) is None and not os.path.isdir(options.images):
         raise InputError(f"--images {options.images}: there is no such folder")
     if set(options.output) & set("*?[]"):
-        raise InputError(f"--output {options.output}: storage takes *, ?, [ and ] for patterns, choose a name without them")
+        raise InputError(f"--output {options.output}: readers take *, ?, [ and ] for patterns, choose a name without")
     if FileSystems.get_scheme(options.output) is None and os.path.isfile(options.output):
         raise InputError(f"--output {options.output}: that is a file, expected a folder")
 

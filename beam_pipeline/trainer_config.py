@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from beam_pipeline.publish import LABEL_MAP, MANIFEST, STATISTICS
 from beam_pipeline.text_proto import Block, Document, TextProtoError
+from beam_pipeline.trainer_bases import BASES, MODEL_GARDEN, Base
 from transforms import storage
 from transforms.records import InputError
 
@@ -83,33 +84,6 @@ def shuffle_buffer(split: SplitFacts, megabytes: float) -> int:
 
 
 # --------------------------------------------------------------------------------------- the Object Detection API
-
-
-class Base(NamedTuple):
-    """What tells the configurations apart; the rest is the same in all."""
-
-    extractor: str
-    stride: int  # of the first stage's features, and of the anchors
-    atrous_rate: int | None
-    crop: int
-    pool: int
-    mask_size: int
-    mask_layers: int
-    detections: int
-    learning_rate: float = 0.0003
-    tf2: bool = False
-
-
-BASES = {
-    "mask_rcnn_inception_resnet_v2_atrous_coco": Base("faster_rcnn_inception_resnet_v2", 8, 2, 17, 1, 33, 4, 100),
-    "mask_rcnn_resnet101_atrous_coco": Base("faster_rcnn_resnet101", 8, 2, 14, 2, 33, 4, 300),
-    "mask_rcnn_resnet50_atrous_coco": Base("faster_rcnn_resnet50", 8, 2, 14, 2, 33, 4, 300),
-    "mask_rcnn_inception_v2_coco": Base("faster_rcnn_inception_v2", 16, None, 14, 2, 15, 2, 300, 0.0002),
-    "mask_rcnn_inception_resnet_v2_1024x1024_coco17": Base(
-        "faster_rcnn_inception_resnet_v2_keras", 16, None, 17, 1, 33, 4, 100, 0.008, tf2=True
-    ),
-}
-MODEL_GARDEN = "model_garden_mask_rcnn"
 
 
 class Choices(NamedTuple):

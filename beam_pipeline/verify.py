@@ -8,6 +8,7 @@ TensorFlow is imported here and nowhere else. The two decoders below follow, lin
 from __future__ import annotations
 
 import csv
+import fnmatch
 import hashlib
 import io
 import json
@@ -435,9 +436,9 @@ def verify(output: str, coco: str | None = None, report: Callable[[str], None] =
         faults.append(f"{REJECTS} has {sum(counted.values())} lines, the manifest counts {sum(listed.values())} rejects")
     truth = CocoTruth(coco, rejects, manifest["options"]["boxes"]) if coco else None
     listed_files = {shard["file"] for shard in manifest["shards"]}
-    for file in storage.match(storage.join(output, SHARDS)):
-        if storage.name_of(file.path) not in listed_files:
-            faults.append(f"{storage.name_of(file.path)}: a shard that the manifest does not know")
+    for name in sorted(storage.name_of(file.path) for file in storage.list_folder(output)):
+        if fnmatch.fnmatchcase(name, SHARDS) and name not in listed_files:
+            faults.append(f"{name}: a shard that the manifest does not know")
 
     faults += _check_statistics(output, manifest)
     written: Counter[str] = Counter()

@@ -24,6 +24,12 @@ def real_data() -> Path:
     return REAL_DATA
 
 
+@pytest.fixture(scope="session")
+def tf() -> Any:
+    """TensorFlow, for the tests that read with it."""
+    return pytest.importorskip("tensorflow")
+
+
 class Data(NamedTuple):
     annotations: Path
     images: Path

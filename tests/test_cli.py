@@ -57,6 +57,8 @@ def test_a_wrong_option_is_one_line_and_status_2(arguments: list[str], said: str
         (["--num_shard=3"], "did you mean --num_shards?"),
         (["--annotations", "/nowhere/instances.json"], "there is no such file"),
         (["--images", "/nowhere"], "--images /nowhere: there is no such folder"),
+        (["--output", "out[1]"], "choose a name without"),
+        (["--output", "nothing://out"], "no storage of that kind"),
     ],
 )
 def test_what_is_wrong_before_a_job_starts(

@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 import pytest
+from drawings import draw
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -16,11 +17,6 @@ from transforms.rasterize import rasterize_polygons
 from transforms.records import Polygons, RunLengths
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
-def draw(picture):
-    """A mask from rows of '#' and '.'."""
-    return np.array([[character == "#" for character in row] for row in picture.split()], np.uint8)
 
 
 def runs_of(mask):

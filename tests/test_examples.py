@@ -8,6 +8,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from drawings import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -22,16 +23,6 @@ ENCODINGS = pytest.mark.parametrize("encoding", ["png", "png1", "dense"])
 NO_LIMIT = 2**31
 LABELS = LabelMap.of([Category(3, "Katze 🐈"), Category(44, "naïve dog"), Category(1, "bus")], contiguous=False)
 BOX = (0.0, 0.0, 1.0, 1.0)
-
-
-@pytest.fixture(scope="module")
-def tf():
-    return pytest.importorskip("tensorflow")
-
-
-def draw(picture):
-    """A mask from rows of '#' and '.'."""
-    return np.array([[character == "#" for character in row] for row in picture.split()], np.uint8)
 
 
 def checked_image(height, width):

@@ -8,7 +8,8 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from drawings import draw, masks_of_size, oblong_sizes
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as cocomask
@@ -20,16 +21,6 @@ from transforms.records import Polygons, RunLengths
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 ENCODINGS = pytest.mark.parametrize("one_bit", [False, True], ids=["png", "png1"])
-
-
-@pytest.fixture(scope="module")
-def tf():
-    return pytest.importorskip("tensorflow")
-
-
-def draw(picture):
-    """A mask from rows of '#' and '.'."""
-    return np.array([[character == "#" for character in row] for row in picture.split()], np.uint8)
 
 
 def encode(masks, one_bit):
@@ -83,39 +74,10 @@ def by_pillow(data):
 
 
 @st.composite
-def oblong_sizes(draw_from, most=40):
-    height, width = draw_from(st.integers(1, most)), draw_from(st.integers(1, most))
-    assume(height != width)
-    return height, width
-
-
-@st.composite
 def oblong_masks(draw_from):
     """One to four masks of one shape, H ≠ W."""
-    height, width = draw_from(oblong_sizes())
-    masks = []
-    for _ in range(draw_from(st.integers(1, 4))):
-        mask = np.zeros((height, width), np.uint8)
-        kind = draw_from(st.sampled_from(("empty", "full", "pixel", "frame", "block", "columns", "rows", "noise")))
-        y, x = draw_from(st.integers(0, height - 1)), draw_from(st.integers(0, width - 1))
-        if kind == "full":
-            mask[:] = 1
-        elif kind == "pixel":
-            mask[y, x] = 1
-        elif kind == "frame":
-            mask[[0, -1]] = 1
-            mask[:, [0, -1]] = 1
-        elif kind == "block":
-            mask[y : y + draw_from(st.integers(1, height)), x : x + draw_from(st.integers(1, width))] = 1
-        elif kind == "columns":
-            mask[:, x::2] = 1
-        elif kind == "rows":
-            mask[y::3] = 1
-        elif kind == "noise":
-            random = np.random.default_rng(draw_from(st.integers(0, 2**32 - 1)))
-            mask[:] = random.random((height, width)) < draw_from(st.floats(0.02, 0.98))
-        masks.append(mask)
-    return masks
+    size = draw_from(oblong_sizes())
+    return draw_from(st.lists(masks_of_size(*size), min_size=1, max_size=4))
 
 
 PICTURES = {

@@ -8,6 +8,7 @@ import apache_beam as beam
 import numpy as np
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
+from drawings import draw
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
@@ -20,11 +21,6 @@ from transforms.sources.coco import parse_annotation
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SQUARE = [1, 1, 4, 1, 4, 3, 1, 3]
-
-
-def draw(picture):
-    """A mask from rows of '#' and '.'."""
-    return np.array([[character == "#" for character in row] for row in picture.split()], np.uint8)
 
 
 def ann_to_mask(segmentation, height, width):

@@ -6,7 +6,8 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from drawings import draw, masks_of_size, oblong_sizes
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as cocomask
 
@@ -14,11 +15,6 @@ from transforms import run_lengths
 from transforms.records import Instance, Problem, RunLengths
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
-def draw(picture):
-    """A mask from rows of '#' and '.'."""
-    return np.array([[character == "#" for character in row] for row in picture.split()], np.uint8)
 
 
 def slow_runs(mask):
@@ -71,29 +67,7 @@ def runs_array(runs):
 
 @st.composite
 def oblong_masks(draw_from):
-    """Masks with H ≠ W of many kinds: empty, full, single pixels, bars along edges, blocks, stripes and noise."""
-    height, width = draw_from(st.integers(1, 24)), draw_from(st.integers(1, 24))
-    assume(height != width)
-    mask = np.zeros((height, width), np.uint8)
-    kind = draw_from(st.sampled_from(("empty", "full", "pixel", "frame", "block", "columns", "rows", "noise")))
-    y, x = draw_from(st.integers(0, height - 1)), draw_from(st.integers(0, width - 1))
-    if kind == "full":
-        mask[:] = 1
-    elif kind == "pixel":
-        mask[y, x] = 1
-    elif kind == "frame":
-        mask[[0, -1]] = 1
-        mask[:, [0, -1]] = 1
-    elif kind == "block":
-        mask[y : y + draw_from(st.integers(1, height)), x : x + draw_from(st.integers(1, width))] = 1
-    elif kind == "columns":
-        mask[:, x::2] = 1
-    elif kind == "rows":
-        mask[y::3] = 1
-    elif kind == "noise":
-        random = np.random.default_rng(draw_from(st.integers(0, 2**32 - 1)))
-        mask[:] = random.random((height, width)) < draw_from(st.floats(0.02, 0.98))
-    return mask
+    return draw_from(masks_of_size(*draw_from(oblong_sizes(24))))
 
 
 PICTURES = {

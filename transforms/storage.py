@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, NamedTuple
@@ -57,10 +59,15 @@ def is_missing(error: BaseException) -> bool:
     return any(isinstance(detail, BaseException) and is_missing(detail) for detail in details.values())
 
 
+def quoted(path: str) -> str:
+    """A pattern that only this path matches. Beam has no escape, but a set of one character is one."""
+    return re.sub(r"([*?[])", r"[\1]", path)
+
+
 def match(pattern: str) -> list[StoredFile]:
     """The files that a glob pattern matches, sorted by path; or the one that is named just like it, brackets and all."""
-    if set(pattern) & set("*?[") and exists(pattern):
-        return [StoredFile(pattern, FileSystems.get_filesystem(pattern).size(pattern))]
+    if quoted(pattern) != pattern and exists(pattern):
+        pattern = quoted(pattern)
     here = "" if "/" in pattern or "\\" in pattern else "./"  # Beam finds nothing for a pattern without a folder
     found = FileSystems.match([here + pattern])[0].metadata_list
     return sorted(StoredFile(file.path.removeprefix(here), file.size_in_bytes) for file in found)
@@ -74,7 +81,8 @@ def name_of(path: str) -> str:
 def list_folder(folder: str) -> list[StoredFile]:
     """The files directly in a folder; none where there is no such folder. Folders are not listed."""
     try:
-        found = match(join(folder, "*"))
+        # Beam's * does not match a backslash, and its ** no line feed.
+        found = sorted({*match(join(quoted(folder), "*")), *match(join(quoted(folder), "**"))})
     except BeamIOError as error:
         if is_missing(error):
             return []
@@ -104,6 +112,12 @@ def make_folder(folder: str) -> None:
 
 
 def delete(paths: list[str]) -> None:
-    """Deletes files and folders that are there."""
+    """Deletes files that are there, and nothing else, whatever characters their names have."""
     if paths:
-        FileSystems.delete(paths)
+        FileSystems.delete([quoted(path) for path in paths])
+
+
+def delete_folder(folder: str) -> None:
+    """Deletes a folder with all that is in it, if there is one; a bucket has none, only files with slashes in their names."""
+    if FileSystems.get_scheme(folder) is None:
+        shutil.rmtree(folder, ignore_errors=True)
