@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from beam_pipeline import __version__
-from beam_pipeline.options import Parser, add_options, options_from
+from beam_pipeline.options import Parser, add_options, options_from, positive, positive_int, typed
 from beam_pipeline.trainer_bases import BASES, MODEL_GARDEN
 
 RUN_EXAMPLE = """\
@@ -62,11 +62,13 @@ def make_parser() -> Parser:
     config.add_argument("--train_split", metavar="NAME", help="the split to train on (default: train, or the first)")
     config.add_argument("--eval_split", metavar="NAME", help="the split to evaluate on (default: val, or what is trained on)")
     config.add_argument("--fine_tune_checkpoint", metavar="PATH", help="where training starts from")
-    config.add_argument("--mask_prediction_conv_depth", type=int, metavar="N", help="default: 0, by the number of classes")
-    config.add_argument("--mask_prediction_num_conv_layers", type=int, metavar="N", help="default: the base's")
-    config.add_argument("--num_steps", type=int, default=200_000, metavar="N", help="default: %(default)s")
-    config.add_argument("--batch_size", type=int, default=1, metavar="N", help="default: %(default)s")
-    config.add_argument("--shuffle_mb", type=float, default=1000.0, metavar="MB", help="memory of the shuffle buffer")
+    whole, number = typed(positive_int), typed(positive)
+    depth, layers = "--mask_prediction_conv_depth", "--mask_prediction_num_conv_layers"
+    config.add_argument(depth, type=typed(_depth), metavar="N", help="default: 0, by the number of classes")
+    config.add_argument(layers, type=whole, metavar="N", help="default: the base's")
+    config.add_argument("--num_steps", type=whole, default=200_000, metavar="N", help="default: %(default)s")
+    config.add_argument("--batch_size", type=whole, default=1, metavar="N", help="default: %(default)s")
+    config.add_argument("--shuffle_mb", type=number, default=1000.0, metavar="MB", help="memory of the shuffle buffer")
 
     demo = commands.add_parser(
         "demo",
@@ -109,6 +111,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message, status = explain(error)
         print(f"maskbeam: {message}", file=sys.stderr)
         return status
+
+
+def _depth(text: str) -> int:
+    return 0 if text == "0" else positive_int(text)
 
 
 def _trainer_config(parsed: argparse.Namespace) -> int:

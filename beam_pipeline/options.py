@@ -11,11 +11,13 @@ from collections.abc import Callable
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from beam_pipeline.trainer_bases import BASES, MODEL_GARDEN
+
 if TYPE_CHECKING:
     from transforms.encode import MaskEncoding
     from transforms.rasterize import BoxSource
 
-GROUPS = ("Input", "Output", "Masks and boxes", "Splits and shards", "What to leave out", "Limits", "Terminal")
+GROUPS = ("Input", "Output", "Masks and boxes", "Splits and shards", "What to leave out", "Limits", "Trainer", "Terminal")
 
 
 class About(NamedTuple):
@@ -78,7 +80,8 @@ def _num_shards(text: str) -> str:
     return text
 
 
-def _positive(text: str) -> float:
+def positive(text: str) -> float:
+    """A number above 0. Raises `ValueError` with a message for the user."""
     try:
         value = float(text)
     except ValueError:
@@ -88,8 +91,15 @@ def _positive(text: str) -> float:
     return value
 
 
+def positive_int(text: str) -> int:
+    """A whole number above 0. Raises `ValueError` with a message for the user."""
+    if not (text.isdecimal() and 0 < int(text) < 2**31):
+        raise ValueError(f"expected a whole number above 0, found {text!r}")
+    return int(text)
+
+
 def _record_mb(text: str) -> float:
-    value = _positive(text)
+    value = positive(text)
     if value > 2000:
         raise ValueError(f"expected at most 2000, found {text!r}: a protobuf message can't have over 2 GiB")
     return value
@@ -150,7 +160,13 @@ class RunOptions:
         "Limits", "the largest record that is written, in MB", default=512.0, metavar="MB", parse=_record_mb
     )
     max_megapixels: float = option(
-        "Limits", "the largest image that is read, in millions of pixels", default=100.0, metavar="N", parse=_positive
+        "Limits", "the largest image that is read, in millions of pixels", default=100.0, metavar="N", parse=positive
+    )
+    trainer_config: str | None = option(
+        "Trainer",
+        "write the configuration of this trainer along, as pipeline.config or model_garden.yaml",
+        default=None,
+        choices=(*BASES, MODEL_GARDEN),
     )
     verbose: bool = option("Terminal", "show Beam's log, and the stack trace if the job fails", default=False)
 
@@ -173,14 +189,16 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def _type(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    def typed(text: str) -> Any:
+def typed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`parse` as argparse wants it, so that its message reaches the user."""
+
+    def read(text: str) -> Any:
         try:
             return parse(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
-    return typed
+    return read
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -201,7 +219,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             default=None if required else one.default,
             choices=said.choices,
             metavar=said.metavar,
-            type=_type(said.parse),
+            type=typed(said.parse),
             help=text,
         )
 

@@ -34,7 +34,7 @@ def build(pipeline: beam.Pipeline, options: RunOptions, spill_folder: str | None
     read = pipeline | "ReadAnnotations" >> SOURCES[options.format](options.annotations, max_pixels, spill_folder)
     census = read.census | "Count" >> beam.CombineGlobally(MergeCensus())
     plan = census | "PlanShards" >> PlanShards(splits, num_shards, options.mask_encoding == "dense")
-    plan |= "ClearOutput" >> beam.Map(clear_output, options.output, record.contiguous_ids, AsList(read.categories))
+    plan |= "ClearOutput" >> beam.Map(clear_output, options, AsList(read.categories))
     drawn = read.images | "Rasterize" >> Rasterize(options.boxes, drops)
     shards = drawn.images | "AssignShards" >> AssignShards(AsSingleton(plan), splits, spill_folder)
     written = shards | "WriteShards" >> WriteShards(

@@ -14,7 +14,24 @@ import apache_beam as beam
 import msgspec
 
 from beam_pipeline import __version__
+from beam_pipeline.dataset_files import (
+    GARDEN_CONFIG,
+    LABEL_MAP,
+    LABEL_MAP_CSV,
+    MANIFEST,
+    OURS,
+    PIPELINE_CONFIG,
+    REJECTS,
+    SHARDS,
+    STATISTICS,
+    SUCCESS,
+    TFDS_FEATURES,
+    TFDS_INFO,
+)
 from beam_pipeline.options import RunOptions
+from beam_pipeline.tfds import tfds_features, tfds_info
+from beam_pipeline.trainer_bases import MODEL_GARDEN
+from beam_pipeline.trainer_config import facts_of, make_config
 from transforms import storage
 from transforms.examples import LabelMap
 from transforms.records import Category, Census, InputError, ReasonCode, Reject, pack
@@ -23,17 +40,7 @@ from transforms.shards import SCRATCH, TEMPORARY, ShardSummary, temporary_name
 from transforms.statistics import DatasetStatistics
 from transforms.tfrecord import RecordWriter
 
-SUCCESS = "_SUCCESS"
 STARTED = "started"
-MANIFEST = "manifest.json"
-STATISTICS = "statistics.json"
-REJECTS = "rejects.jsonl"
-LABEL_MAP = "label_map.pbtxt"
-LABEL_MAP_CSV = "label_map.csv"
-SHARDS = "*-?????-of-?????.tfrecord"
-OURS = (SUCCESS, MANIFEST, STATISTICS, REJECTS, LABEL_MAP, LABEL_MAP_CSV, SHARDS)
-"""All that a data set consists of. Nothing else in an output folder is ever deleted."""
-
 REJECT_BUCKETS = 16
 
 
@@ -60,12 +67,15 @@ def prepare_output(output: str, overwrite: bool) -> None:
     clear_temporary(output, but=STARTED)
 
 
-def clear_output(plan: ShardPlan, output: str, contiguous_ids: bool, categories: list[Category]) -> ShardPlan:
+def clear_output(plan: ShardPlan, options: RunOptions, categories: list[Category]) -> ShardPlan:
     """Deletes an earlier data set, now that the new annotations are read and their categories make a label map.
 
-    Gives the plan on, so that no shard is written before. Raises `InputError` as `LabelMap.of` does.
+    Gives the plan on, so that no shard is written before. Raises `InputError` as `LabelMap.of` does, and where a trainer's
+    configuration is wanted and there are no categories.
     """
-    LabelMap.of(categories, contiguous_ids)
+    output, labels = options.output, LabelMap.of(categories, options.category_ids == "contiguous")
+    if options.trainer_config and not labels.labels:
+        raise InputError("--trainer_config: the annotations have no categories, so there is nothing to train")
     names = [storage.name_of(file.path) for file in storage.list_folder(output)]
     ours = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in OURS)]
     first = [name for name in ours if name == SUCCESS]  # what is being taken apart must not look complete
@@ -154,6 +164,23 @@ def make_manifest(
 def as_json(value: object) -> bytes:
     """JSON for people and machines, the same bytes for the same value."""
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def contents(options: RunOptions, labels: LabelMap, manifest: dict[str, Any], statistics: dict[str, Any]) -> dict[str, bytes]:
+    """The small files that lie beside the shards and the rejects, by name."""
+    files = {
+        LABEL_MAP: label_map_pbtxt(labels),
+        LABEL_MAP_CSV: label_map_csv(labels),
+        STATISTICS: as_json(statistics),
+        MANIFEST: as_json(manifest),
+        TFDS_INFO: as_json(tfds_info(manifest)),
+        TFDS_FEATURES: as_json(tfds_features(options.mask_encoding)),
+    }
+    if options.trainer_config:
+        facts = facts_of(options.output, manifest, statistics, [label for label, _ in labels.items()])
+        name = GARDEN_CONFIG if options.trainer_config == MODEL_GARDEN else PIPELINE_CONFIG
+        files[name] = make_config(facts, options.trainer_config).encode()
+    return files
 
 
 # -------------------------------------------------------------------------------------------------------- rejects
@@ -273,12 +300,7 @@ def publish(
         raise InputError(
             f"not one of {census.images} images could be written{said}; {storage.join(output, REJECTS)} has them all"
         )
-    for name, data in (
-        (LABEL_MAP, label_map_pbtxt(labels)),
-        (LABEL_MAP_CSV, label_map_csv(labels)),
-        (STATISTICS, as_json(statistics.as_json(dict(labels.items())))),
-        (MANIFEST, as_json(manifest)),
-    ):
+    for name, data in contents(options, labels, manifest, statistics.as_json(dict(labels.items()))).items():
         temporary = temporary_name(output, name)
         storage.write_bytes(temporary, data)
         storage.move(temporary, storage.join(output, name))

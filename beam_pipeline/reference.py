@@ -7,6 +7,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 from beam_pipeline.options import GROUPS, RunOptions, about
+from transforms.examples import FEATURES
 from transforms.records import Fix, ReasonCode
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -60,7 +61,38 @@ def reason_codes_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES: dict[str, Callable[[], str]] = {"options.md": options_page, "reason_codes.md": reason_codes_page}
+def record_page() -> str:
+    """docs/record.md."""
+    lines = [
+        "# The record",
+        "",
+        "One `tf.train.Example` an image, readable by the TensorFlow Object Detection API and by the TensorFlow Model Garden.",
+        "",
+        "| feature | kind | length | value |",
+        "|---|---|---|---|",
+    ]
+    for name, feature in FEATURES.items():
+        mask = name == "image/object/mask"
+        kind = feature.kind.name.lower() + (", or float" if mask else "")
+        length = ("N, or N·H·W" if mask else "N") if feature.per_instance else "1"
+        lines.append(f"| `{name}` | {kind} | {length} | {feature.meaning} |")
+    lines += [
+        "",
+        "The N instances stand in the order of their annotation ids. N may be 0; the lists are then empty and keep their kind.",
+        "",
+        "| `--mask_encoding` | mask | Object Detection API | Model Garden |",
+        "|---|---|---|---|",
+        "| `png` | 8-bit grey PNG of the image's size, values 0 and 1 | `mask_type: PNG_MASKS` | as it is |",
+        "| `png1` | 1-bit PNG with the palette (0,0,0), (1,1,1) | `mask_type: PNG_MASKS` | as it is |",
+        "| `dense` | float32 0.0/1.0, [N, H, W] flattened | its default, `NUMERICAL_MASKS` | can't read it |",
+        "",
+        "Shards are plain TFRecord files, `SPLIT-00000-of-00016.tfrecord`. An image's split, its shard and its place",
+        "in the shard come from a hash of its id. A shard that no image falls into is an empty file.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+PAGES: dict[str, Callable[[], str]] = {"options.md": options_page, "reason_codes.md": reason_codes_page, "record.md": record_page}
 
 
 def main() -> None:

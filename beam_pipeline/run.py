@@ -18,10 +18,12 @@ from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from beam_pipeline.dataset_files import MANIFEST, REJECTS
 from beam_pipeline.options import RunOptions
 from beam_pipeline.pipeline import build
-from beam_pipeline.publish import MANIFEST, REJECTS, iter_rejects, prepare_output
+from beam_pipeline.publish import iter_rejects, prepare_output
 from beam_pipeline.terminal import duration, quiet, watch_progress
+from beam_pipeline.trainer_bases import MODEL_GARDEN
 from transforms import storage
 from transforms.records import ITS_IMAGE_WAS_REJECTED, InputError, ReasonCode
 from transforms.shards import SCRATCH, TEMPORARY
@@ -51,7 +53,9 @@ def check_beam_options(left: Sequence[str]) -> list[str]:
 
 
 def check_inputs(options: RunOptions) -> None:
-    """Raises `InputError` where the annotations or the image folder are not there, or storage of that kind is not known."""
+    """Raises `InputError` where the annotations or the image folder are not there, or options contradict each other."""
+    if options.trainer_config == MODEL_GARDEN and options.mask_encoding == "dense":
+        raise InputError(f"--trainer_config {MODEL_GARDEN}: the Model Garden can't read dense masks, choose --mask_encoding png")
     for name in ("annotations", "images", "output"):
         path = getattr(options, name)
         try:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from beam_pipeline.publish import LABEL_MAP, MANIFEST, STATISTICS
+from beam_pipeline.dataset_files import LABEL_MAP, MANIFEST, STATISTICS
 from beam_pipeline.text_proto import Block, Document, TextProtoError
 from beam_pipeline.trainer_bases import BASES, MODEL_GARDEN, Base
 from transforms import storage
@@ -21,6 +21,7 @@ from transforms.records import InputError
 
 SHUFFLE_MEGABYTES = 1000.0
 """What a trainer's shuffle buffer may take, unless the user says otherwise."""
+UNCONFIGURED = "PATH_TO_BE_CONFIGURED"  # what the published samples have in place of paths
 MAX_SHUFFLE = 2048  # the Object Detection API's own default
 
 
@@ -44,23 +45,38 @@ class Facts(NamedTuple):
 
 
 def read_facts(output: str, train_split: str | None = None, eval_split: str | None = None) -> Facts:
-    """The facts of a data set in `output`. Raises `InputError` where there is none, or no such split.
-
-    Without a name, the split `train` or else the first is trained on, and `val`, `validation`, `eval` or `test` evaluated on,
-    or else what is trained on.
-    """
+    """The facts of the data set in `output`, as `facts_of`. Raises `InputError` where there is none."""
     try:
         manifest = json.loads(storage.read_bytes(storage.join(output, MANIFEST)))
         statistics = json.loads(storage.read_bytes(storage.join(output, STATISTICS)))
         labels = storage.read_bytes(storage.join(output, LABEL_MAP)).decode()
     except Exception as error:
         raise InputError(f"{output} is no data set of maskbeam's ({error})") from None
+    ids = [int(line.split(":")[1]) for line in labels.splitlines() if line.strip().startswith("id:")]
+    return facts_of(output, manifest, statistics, ids, train_split, eval_split)
+
+
+def facts_of(
+    output: str,
+    manifest: Mapping[str, Any],
+    statistics: Mapping[str, Any],
+    ids: Sequence[int],
+    train_split: str | None = None,
+    eval_split: str | None = None,
+) -> Facts:
+    """The facts of a data set from its manifest, its statistics and the ids of its label map.
+
+    Without a name, the split `train` or else the first is trained on, and `val`, `validation`, `eval` or `test` evaluated on,
+    or else what is trained on. Raises `InputError` where there is no such split, or no category.
+    """
     splits: dict[str, list[dict[str, Any]]] = {}
     for shard in manifest["shards"]:
         splits.setdefault(shard["split"], []).append(shard)
     for given in (train_split, eval_split):
         if given and given not in splits:
             raise InputError(f"{output} has no split {given!r}, only {', '.join(splits)}")
+    if not ids:
+        raise InputError(f"{output} has no categories, so there is nothing to train")
     train = train_split or ("train" if "train" in splits else next(iter(splits)))
     evaluation = eval_split or next((name for name in ("val", "validation", "eval", "test") if name in splits), train)
 
@@ -71,9 +87,6 @@ def read_facts(output: str, train_split: str | None = None, eval_split: str | No
         most = statistics.get(name, {}).get("instances_an_image", {}).get("max", 0)
         return SplitFacts(glob, images, int(most), sum(shard["bytes"] for shard in shards) / max(1, images))
 
-    ids = [int(line.split(":")[1]) for line in labels.splitlines() if line.strip().startswith("id:")]
-    if not ids:
-        raise InputError(f"{output} has no categories, so there is nothing to train")
     encoding = manifest["options"]["mask_encoding"]
     return Facts(encoding, max(ids), storage.join(output, LABEL_MAP), facts(train), facts(evaluation))
 
@@ -406,6 +419,14 @@ def _yaml(values: Mapping[str, Any], indent: str = "") -> str:
     return "".join(lines)
 
 
+# --------------------------------------------------------------------------------------------------- the command
+
+
+def make_config(facts: Facts, base: str, choices: Choices = Choices()) -> str:
+    """The configuration of a base, whichever trainer it is for."""
+    return model_garden_yaml(facts, choices) if base == MODEL_GARDEN else pipeline_config(facts, base, choices)
+
+
 def config_command(
     output: str, base: str | None, update: str | None, config: str | None, splits: tuple[str | None, str | None], choices: Choices
 ) -> int:
@@ -418,8 +439,11 @@ def config_command(
             raise InputError(f"--update {update} can't be read: {error}") from None
         text = bring_over(own, facts, choices)
         print(difference(own, text, update))
+        for number, line in enumerate(text.splitlines(), start=1):
+            if UNCONFIGURED in line:
+                print(f"still to be configured by you, in line {number}: {line.strip()}")
     else:
-        text = model_garden_yaml(facts, choices) if base == MODEL_GARDEN else pipeline_config(facts, str(base), choices)
+        text = make_config(facts, str(base), choices)
         if not config:
             print(text, end="")
     if config:

@@ -24,9 +24,11 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as cocomask
 
-from beam_pipeline.publish import LABEL_MAP, LABEL_MAP_CSV, MANIFEST, REJECTS, SHARDS, STATISTICS, SUCCESS
+from beam_pipeline.dataset_files import LABEL_MAP, LABEL_MAP_CSV, MANIFEST, REJECTS, SHARDS, STATISTICS, SUCCESS
 from beam_pipeline.terminal import quiet
 from transforms import storage
+from transforms.encode import MaskEncoding
+from transforms.examples import FEATURES
 from transforms.records import InputError
 from transforms.shards import ahead
 from transforms.sources.coco_json import image_id_of, is_int
@@ -35,25 +37,6 @@ from transforms.tfrecord import read_records
 SHOWN = 30  # findings; the others are counted
 THREADS = 4
 
-# What a record consists of: the kind of list, and how long it is (None: as many as the record has instances).
-FEATURES: dict[str, tuple[str, int | None]] = {
-    "image/height": ("int64_list", 1),
-    "image/width": ("int64_list", 1),
-    "image/filename": ("bytes_list", 1),
-    "image/source_id": ("bytes_list", 1),
-    "image/key/sha256": ("bytes_list", 1),
-    "image/encoded": ("bytes_list", 1),
-    "image/format": ("bytes_list", 1),
-    "image/object/bbox/xmin": ("float_list", None),
-    "image/object/bbox/xmax": ("float_list", None),
-    "image/object/bbox/ymin": ("float_list", None),
-    "image/object/bbox/ymax": ("float_list", None),
-    "image/object/class/text": ("bytes_list", None),
-    "image/object/class/label": ("int64_list", None),
-    "image/object/is_crowd": ("int64_list", None),
-    "image/object/area": ("float_list", None),
-    "image/object/mask/weight": ("float_list", None),
-}
 MASK = "image/object/mask"
 
 Masks = npt.NDArray[np.float32]
@@ -105,7 +88,7 @@ def _boxes(tf: Any, parsed: Mapping[str, Any]) -> Any:
     return tf.stack([parsed[f"image/object/bbox/{side}"] for side in ("ymin", "xmin", "ymax", "xmax")], axis=-1).numpy()
 
 
-def decode_as_object_detection_api(tf: Any, serialized: bytes, encoding: str) -> Decoded:
+def decode_as_object_detection_api(tf: Any, serialized: bytes, encoding: MaskEncoding) -> Decoded:
     """`PNG_MASKS`: whatever is above 0 belongs to a mask. `NUMERICAL_MASKS`: [N, H, W] by the record's height and width."""
     parsed = _parsed(tf, serialized, tf.float32 if encoding == "dense" else tf.string)
     image = tf.io.decode_image(parsed["image/encoded"], channels=3).numpy()
@@ -142,23 +125,22 @@ def _values(example: Any, name: str) -> list[Any]:
     return list(getattr(feature, kind).value) if kind else []
 
 
-def _check_features(example: Any, encoding: str) -> Iterator[str]:
+def _check_features(example: Any, encoding: MaskEncoding) -> Iterator[str]:
     present = set(example.features.feature)
     count = len(_values(example, "image/object/class/label"))
-    mask_kind = ("float_list", None) if encoding == "dense" else ("bytes_list", count)
-    for name, (kind, length) in {**FEATURES, MASK: mask_kind}.items():
+    for name, feature in FEATURES.items():
         if name not in present:
             if name != "image/object/mask/weight":
                 yield f"{name} is missing"
             continue
-        found = example.features.feature[name].WhichOneof("kind")
+        kind, found = feature.kind_for(encoding).value, example.features.feature[name].WhichOneof("kind")
         if found != kind:
             yield f"{name}: expected {kind}, found {found}"
             continue
-        expected = count if length is None else length
+        expected = count if feature.per_instance else 1
         if (name, encoding) != (MASK, "dense") and len(_values(example, name)) != expected:
             yield f"{name}: expected {expected} values, found {len(_values(example, name))}"
-    for name in sorted(present - set(FEATURES) - {MASK}):
+    for name in sorted(present - set(FEATURES)):
         yield f"{name}: no trainer knows this feature"
 
 
@@ -200,7 +182,7 @@ def _png_form(data: bytes) -> str:
     return form
 
 
-def _check_masks(example: Any, encoding: str, seen: Decoded) -> Iterator[str]:
+def _check_masks(example: Any, encoding: MaskEncoding, seen: Decoded) -> Iterator[str]:
     height, width = seen.image.shape[:2]
     stated = (_values(example, "image/height")[0], _values(example, "image/width")[0])
     if stated != (height, width):
@@ -219,7 +201,7 @@ def _check_masks(example: Any, encoding: str, seen: Decoded) -> Iterator[str]:
             yield f"image/object/mask/weight is {weight}, the mask has {int(mask.sum())} pixels"
 
 
-def check_record(tf: Any, serialized: bytes, encoding: str, labels: Mapping[int, str]) -> tuple[list[str], Found | None]:
+def check_record(tf: Any, serialized: bytes, encoding: MaskEncoding, labels: Mapping[int, str]) -> tuple[list[str], Found | None]:
     """What is broken in a record, and, if nothing is, what was found in it."""
     try:
         example = tf.train.Example.FromString(serialized)
@@ -425,7 +407,7 @@ def verify(output: str, coco: str | None = None, report: Callable[[str], None] =
     missing = {"options", "images", "annotations", "reasons", "shards"} - set(manifest)
     if missing:
         raise InputError(f"{output} is no data set of maskbeam's: {MANIFEST} has no {sorted(missing)[0]!r}")
-    encoding: str = manifest["options"]["mask_encoding"]
+    encoding: MaskEncoding = manifest["options"]["mask_encoding"]
     labels, faults = read_label_maps(output)
     if not storage.exists(storage.join(output, SUCCESS)):
         faults.append(f"{SUCCESS} is missing: the job has not finished")

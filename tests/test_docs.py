@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from conftest import Data
+from conftest import Data, Output
+from PIL import Image
 
 from beam_pipeline.reference import DOCS, PAGES
 from transforms.tfrecord import read_records
@@ -43,3 +46,19 @@ def test_commands_of_the_readme_exist() -> None:
     makefile = (DOCS.parent / "Makefile").read_text()
     for target in re.findall(r"\bmake ([a-z-]+)", README):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_tf_data_example_shows_a_batch(demo_output: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tf: Any) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (DOCS / "training.md").read_text(encoding="utf-8"), re.DOTALL)
+    os.symlink(demo_output.folder, tmp_path / "records")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(example, "training.md", "exec"), names)
+    height, width = names["images"].shape[1:3]
+    assert names["masks"].shape[:1] + names["masks"].shape[2:] == (4, height, width, 1)
+    with Image.open(tmp_path / "batch.png") as picture:
+        assert picture.size == (4 * width, height)
+        shown = np.asarray(picture).reshape(height, 4, width, 3)
+    covered = names["masks"].numpy().any(axis=1)[..., 0]
+    assert covered.any()
+    assert np.array_equal(shown.transpose(1, 0, 2, 3)[covered], names["images"].numpy()[covered])

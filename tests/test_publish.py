@@ -49,7 +49,8 @@ from transforms.tfrecord import RecordWriter
 
 CATEGORIES = [Category(2, "dog"), Category(1, "cat")]
 PLAN = ShardPlan((("train", 2), ("val", 1)))
-BESIDE = ["_SUCCESS", "label_map.csv", "label_map.pbtxt", "manifest.json", "rejects.jsonl", "statistics.json"]
+BESIDE = ["_SUCCESS", "dataset_info.json", "features.json", "label_map.csv", "label_map.pbtxt", "manifest.json"]
+BESIDE += ["rejects.jsonl", "statistics.json"]
 
 
 def run_options(output: Path, **changes: Any) -> RunOptions:
@@ -124,7 +125,7 @@ def test_a_new_folder_is_made(tmp_path: Path) -> None:
 def prepare_output(output: str, overwrite: bool) -> None:
     """As a job does: claims the folder, and clears it once the annotations are read."""
     claim_output(output, overwrite)
-    assert clear_output(PLAN, output, False, CATEGORIES) == PLAN
+    assert clear_output(PLAN, run_options(Path(output)), CATEGORIES) == PLAN
 
 
 def test_what_is_to_be_replaced_stays_until_the_annotations_are_read(tmp_path: Path) -> None:
@@ -132,7 +133,7 @@ def test_what_is_to_be_replaced_stays_until_the_annotations_are_read(tmp_path: P
     before = files_of(tmp_path)
     claim_output(str(tmp_path), True)
     with pytest.raises(InputError, match="category_ids contiguous"):
-        clear_output(PLAN, str(tmp_path), False, [Category(0, "nothing")])
+        clear_output(PLAN, run_options(tmp_path), [Category(0, "nothing")])
     assert {name: data for name, data in files_of(tmp_path).items() if name in before} == before
 
 

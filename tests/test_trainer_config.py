@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Output
+from conftest import Data, Output
 
 from beam_pipeline.cli import main
+from beam_pipeline.options import RunOptions
+from beam_pipeline.run import run
 from beam_pipeline.text_proto import Document, TextProtoError
 from beam_pipeline.trainer_bases import BASES, MODEL_GARDEN
 from beam_pipeline.trainer_config import (
@@ -281,6 +286,55 @@ def test_the_command_prints_writes_and_shows_what_it_changes(
     own.write_text("model { ssd {} }")
     assert main(["trainer-config", output, "--update", str(own)]) == 2
     assert "expected the configuration of a Faster R-CNN" in capsys.readouterr().err
+
+
+def test_what_is_left_to_the_user_is_named(demo_output: Output, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "faster.config"
+    own.write_text(FASTER_RCNN + 'train_config { fine_tune_checkpoint: "PATH_TO_BE_CONFIGURED/model.ckpt" }\n')
+    assert main(["trainer-config", str(demo_output.folder), "--update", str(own)]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^still to be configured by you, in line \d+: train_config \{ fine_tune_checkpoint", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("base", "name"), [("mask_rcnn_resnet50_atrous_coco", "pipeline.config"), (MODEL_GARDEN, "model_garden.yaml")]
+)
+def test_run_writes_a_configuration_along(
+    run_demo: Callable[..., Output], capsys: pytest.CaptureFixture[str], base: str, name: str
+) -> None:
+    output = run_demo(splits="train=0.7,val=0.3", trainer_config=base).folder
+    assert main(["trainer-config", str(output), "--base", base]) == 0
+    assert (output / name).read_text() == capsys.readouterr().out
+    run_demo(output=str(output), overwrite=True)
+    assert not (output / name).exists()
+
+
+def test_a_configuration_that_cannot_be_is_refused_before_anything_is_written(tmp_path: Path, demo_data: Data) -> None:
+    options = RunOptions(
+        annotations=str(demo_data.annotations),
+        images=str(demo_data.images),
+        output=str(tmp_path / "out"),
+        mask_encoding="dense",
+        trainer_config=MODEL_GARDEN,
+    )
+    with pytest.raises(InputError, match="can't read dense masks"):
+        run(options, [])
+    assert not (tmp_path / "out").exists()
+    file = tmp_path / "empty.json"
+    file.write_text('{"images": [], "annotations": [], "categories": []}')
+    with pytest.raises(Exception, match="no categories, so there is nothing to train"):
+        run(dataclasses.replace(options, annotations=str(file), mask_encoding="png"), [])
+    assert not list((tmp_path / "out").glob("*.*"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--batch_size", "0"], ["--num_steps", "-1"], ["--num_steps", "many"], ["--shuffle_mb", "0"]]
+)
+def test_numbers_that_make_no_sense_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["trainer-config", "records", "--base", MODEL_GARDEN, *arguments])
+    assert stopped.value.code == 2
+    assert re.search(rf"{arguments[0]}: expected a (whole )?number above 0, found '{arguments[1]}'", capsys.readouterr().err)
 
 
 def test_a_difference_names_the_file() -> None:

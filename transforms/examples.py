@@ -8,6 +8,7 @@ Sources: tensorflow/core/example/example.proto and feature.proto; the protobuf e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,48 @@ from transforms.run_lengths import Runs
 
 Feature = bytes | Sequence[bytes] | npt.NDArray[np.float32] | npt.NDArray[np.int64]
 """One string, several, float32s or int64s: what a `tf.train.Feature` can hold."""
+
+
+class Kind(Enum):
+    """The kinds of list of a `tf.train.Feature`, by their names there."""
+
+    BYTES = "bytes_list"
+    FLOAT = "float_list"
+    INT64 = "int64_list"
+
+
+class RecordFeature(NamedTuple):
+    """A feature of the record: its kind, whether it has a value for each instance or one in all, and what it means."""
+
+    kind: Kind
+    per_instance: bool
+    meaning: str
+
+    def kind_for(self, encoding: MaskEncoding) -> Kind:
+        """The kind of list, which for masks depends on the encoding."""
+        return Kind.FLOAT if self is FEATURES["image/object/mask"] and encoding == "dense" else self.kind
+
+
+FEATURES = {
+    "image/height": RecordFeature(Kind.INT64, False, "pixels of the decoded image"),
+    "image/width": RecordFeature(Kind.INT64, False, "pixels of the decoded image"),
+    "image/filename": RecordFeature(Kind.BYTES, False, "as in the annotations"),
+    "image/source_id": RecordFeature(Kind.BYTES, False, "the image id, in decimal"),
+    "image/key/sha256": RecordFeature(Kind.BYTES, False, "hex digest of `image/encoded`"),
+    "image/encoded": RecordFeature(Kind.BYTES, False, "the file, byte for byte, unless it had to be converted"),
+    "image/format": RecordFeature(Kind.BYTES, False, "`jpeg` or `png`, from the content"),
+    "image/object/bbox/ymin": RecordFeature(Kind.FLOAT, True, "divided by the height, in [0, 1]"),
+    "image/object/bbox/xmin": RecordFeature(Kind.FLOAT, True, "divided by the width, in [0, 1]"),
+    "image/object/bbox/ymax": RecordFeature(Kind.FLOAT, True, "divided by the height, in [0, 1]; half-open"),
+    "image/object/bbox/xmax": RecordFeature(Kind.FLOAT, True, "divided by the width, in [0, 1]; half-open"),
+    "image/object/class/text": RecordFeature(Kind.BYTES, True, "category name, UTF-8"),
+    "image/object/class/label": RecordFeature(Kind.INT64, True, "category id, at least 1"),
+    "image/object/is_crowd": RecordFeature(Kind.INT64, True, "0 or 1"),
+    "image/object/area": RecordFeature(Kind.FLOAT, True, "pixels²: the annotation's, else the mask's, else the box's"),
+    "image/object/mask": RecordFeature(Kind.BYTES, True, "by `--mask_encoding`, below"),
+    "image/object/mask/weight": RecordFeature(Kind.FLOAT, True, "1, or 0 where the annotation has no mask"),
+}
+"""What a record consists of. N instances have N values of each feature that is per instance; dense masks have N·H·W."""
 
 
 class LabelMap(NamedTuple):

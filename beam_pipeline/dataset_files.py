@@ -1,0 +1,28 @@
+"""What a data set consists of: the names of its files. Nothing else in an output folder is ever read or deleted."""
+
+from __future__ import annotations
+
+SUCCESS = "_SUCCESS"
+MANIFEST = "manifest.json"
+STATISTICS = "statistics.json"
+REJECTS = "rejects.jsonl"
+LABEL_MAP = "label_map.pbtxt"
+LABEL_MAP_CSV = "label_map.csv"
+TFDS_INFO = "dataset_info.json"
+TFDS_FEATURES = "features.json"
+PIPELINE_CONFIG = "pipeline.config"
+GARDEN_CONFIG = "model_garden.yaml"
+SHARDS = "*-?????-of-?????.tfrecord"
+OURS = (
+    SUCCESS,
+    MANIFEST,
+    STATISTICS,
+    REJECTS,
+    LABEL_MAP,
+    LABEL_MAP_CSV,
+    TFDS_INFO,
+    TFDS_FEATURES,
+    PIPELINE_CONFIG,
+    GARDEN_CONFIG,
+    SHARDS,
+)

@@ -1,0 +1,286 @@
+"""The trainers themselves: their decoders read what we wrote, their configurations are what we generate, they train on it.
+
+`make test-trainers`. Each trainer lives in an environment of its own (`venvs.py`) and runs as a process of its own; what it
+has to find is drawn here with pycocotools from the annotation files, and compared there (`compare.py`). What was found goes
+into docs/trainers.md.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from conftest import REAL_DATA, Data
+from pycocotools.coco import COCO
+from venvs import TRAINERS, NoPythonError, python_of
+
+from beam_pipeline.demo import CATEGORIES
+from beam_pipeline.options import RunOptions
+from beam_pipeline.run import run
+from beam_pipeline.trainer_bases import BASES, MODEL_GARDEN
+from transforms.encode import MaskEncoding
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parents[1] / "docs" / "trainers.md"
+ENCODINGS: tuple[MaskEncoding, ...] = ("png", "png1", "dense")
+SLIM = [name for name, base in BASES.items() if not base.tf2]
+
+INTRODUCTION = """\
+# What the trainers themselves say
+
+Written by `make test-trainers`, which installs the trainers, lets their own decoders read every record of two data sets, and
+their own training loops take two steps on the configurations that `maskbeam trainer-config` writes. Compared bit for bit with
+what pycocotools makes of the annotations: masks, boxes, classes, crowd flags, areas, and that nothing is missing. Data:
+tinycoco (38 images of COCO 2017, {tinycoco} instances) and the demo's ({demo} instances). For the steps, images are made
+smaller (256 pixels), and nothing else is changed.
+"""
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    trainer: str
+    encoding: str
+    data: str
+    outcome: str
+
+
+class Written(NamedTuple):
+    """A data set, written; what must be read from it, and where that lies for the trainers."""
+
+    output: Path
+    truth: Path
+    images: int
+    instances: int
+
+    def shards(self) -> list[str]:
+        return [str(path) for path in sorted(self.output.glob("*.tfrecord"))]
+
+
+# ------------------------------------------------------------------------------------------------------- the data
+
+
+def without_faults(file: Path) -> dict[str, Any]:
+    """The demo's annotations but for the faults that `make_demo_data` puts in: an image cut off, a category, a polygon."""
+    truth: dict[str, Any] = json.loads(file.read_text())
+    truth["images"] = [image for image in truth["images"] if image["id"] != 11]
+    truth["annotations"] = [
+        one
+        for one in truth["annotations"]
+        if one["image_id"] != 11
+        and one["category_id"] in CATEGORIES
+        and not (isinstance(one["segmentation"], list) and any(len(ring) % 2 for ring in one["segmentation"]))
+    ]
+    return truth
+
+
+def whole_tinycoco(root: Path, folder: Path) -> Data:
+    """Both halves of tinycoco as one annotation file."""
+    parts = {split: json.loads((root / f"annotations/instances_{split}.json").read_text()) for split in ("train2017", "val2017")}
+    whole = {
+        "images": [dict(i, file_name=f"{split}/{i['file_name']}") for split, part in parts.items() for i in part["images"]],
+        "annotations": [one for part in parts.values() for one in part["annotations"]],
+        "categories": parts["train2017"]["categories"],
+    }
+    file = folder / "tinycoco.json"
+    file.write_text(json.dumps(whole))
+    return Data(file, root / "images")
+
+
+def draw_truth(annotations: dict[str, Any], file: Path) -> Path:
+    """What a trainer has to see, by pycocotools alone, as arrays that every NumPy reads."""
+    coco = COCO()
+    coco.dataset = annotations
+    coco.createIndex()
+    arrays = {}
+    for image_id, image in coco.imgs.items():
+        height, width = image["height"], image["width"]
+        found = sorted(coco.imgToAnns[image_id], key=lambda one: one["id"])
+        corners = [(y, x, y + h, x + w) for x, y, w, h in (one["bbox"] for one in found)]
+        boxes = np.clip(np.array(corners, np.float64).reshape(-1, 4), 0, (height, width, height, width))
+        arrays |= {
+            f"{image_id}/size": np.array([height, width]),
+            f"{image_id}/masks": np.packbits(np.array([coco.annToMask(one) for one in found], np.uint8)),
+            f"{image_id}/boxes": (boxes / (height, width, height, width)).astype(np.float32),
+            f"{image_id}/classes": np.array([one["category_id"] for one in found], np.int64),
+            f"{image_id}/crowds": np.array([one["iscrowd"] for one in found], bool),
+            f"{image_id}/areas": np.array([one["area"] for one in found], np.float32),
+        }
+    np.savez(file, **arrays)
+    return file
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory, demo_data: Data) -> dict[str, tuple[Data, dict[str, Any]]]:
+    """By name: annotations and images, and the annotations that can be written."""
+    found = {"demo": (demo_data, without_faults(demo_data.annotations))}
+    root = REAL_DATA / "tinycoco" / "tinycoco"
+    if root.is_dir():
+        data = whole_tinycoco(root, tmp_path_factory.mktemp("tinycoco"))
+        found["tinycoco"] = (data, json.loads(data.annotations.read_text()))
+    return found
+
+
+@pytest.fixture(scope="module")
+def written(
+    sources: dict[str, tuple[Data, dict[str, Any]]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, MaskEncoding], Written]:
+    """A data set in an encoding, written once."""
+    known: dict[tuple[str, str], Written] = {}
+
+    def write(name: str, encoding: MaskEncoding) -> Written:
+        if name not in sources:
+            pytest.skip(f"{name} is not here")
+        if (name, encoding) not in known:
+            (annotations, images), truth = sources[name]
+            folder = tmp_path_factory.mktemp(f"{name}-{encoding}")
+            output = folder / "records"
+            options = {"splits": "train=0.7,val=0.3", "num_shards": "2", "mask_encoding": encoding}
+            run(RunOptions(annotations=str(annotations), images=str(images), output=str(output), **options), [])  # type: ignore[arg-type]
+            drawn = draw_truth(truth, folder / "truth.npz")
+            known[name, encoding] = Written(output, drawn, len(truth["images"]), len(truth["annotations"]))
+        return known[name, encoding]
+
+    return write
+
+
+# --------------------------------------------------------------------------------------------------- the trainers
+
+
+def ask(trainer: str, script: str, *arguments: str) -> Any:
+    """Runs a script in a trainer's environment; what its last line says."""
+    try:
+        python = python_of(trainer)
+    except NoPythonError as reason:
+        pytest.skip(str(reason))
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}
+    done = subprocess.run(
+        [python, str(HERE / script), *arguments], capture_output=True, text=True, check=False, env={**os.environ, **quiet}
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def table(request: pytest.FixtureRequest, sources: dict[str, tuple[Data, dict[str, Any]]]) -> Iterator[list[Row]]:
+    """The table's rows; they become the page if all of this module has run and nothing has failed."""
+    rows: list[Row] = []
+    yield rows
+    if request.session.testsfailed or request.session.testscollected != len(rows):
+        return
+    counts = {name: len(truth["annotations"]) for name, (_, truth) in sources.items()}
+    lines = ["| trainer | encoding | data | outcome |", "|---|---|---|---|"]
+    lines += [f"| {' | '.join(row)} |" for row in sorted(rows)]
+    PAGE.write_text(INTRODUCTION.format(**counts) + "\n" + "\n".join(lines) + "\n")
+
+
+READERS = [
+    ("object_detection", "read_object_detection.py"),
+    ("object_detection_tf1", "read_object_detection.py"),
+    ("model_garden", "read_model_garden.py"),
+    ("model_garden", "read_tfds.py"),
+]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("data", ["demo", "tinycoco"])
+@pytest.mark.parametrize(("trainer", "script"), READERS, ids=[f"{name}-{script[:-3]}" for name, script in READERS])
+def test_decoder_sees_what_is_annotated(
+    written: Callable[[str, MaskEncoding], Written],
+    table: list[Row],
+    trainer: str,
+    script: str,
+    data: str,
+    encoding: MaskEncoding,
+) -> None:
+    title = "TensorFlow Datasets" if script == "read_tfds.py" else TRAINERS[trainer].title
+    if script == "read_model_garden.py" and encoding == "dense":
+        table.append(Row(title, encoding, data, "can't read it, and `trainer-config` says so"))
+        return
+    out = written(data, encoding)
+    kind = "NUMERICAL_MASKS" if encoding == "dense" else "PNG_MASKS"
+    arguments = {
+        "read_object_detection.py": [str(out.output / "label_map.pbtxt"), kind, *out.shards()],
+        "read_model_garden.py": out.shards(),
+        "read_tfds.py": [str(out.output)],
+    }
+    counts = ask(trainer, script, str(out.truth), *arguments[script])
+    assert counts["records"] == out.images
+    assert counts["instances"] == out.instances
+    said = f"{counts['records']} records read, {counts['instances']} instances equal ({counts['mask pixels']:,} mask pixels)"
+    table.append(Row(title, encoding, data, said))
+
+
+def trained(answer: dict[str, Any]) -> str:
+    """Checks that a trainer has taken two steps with losses that are numbers; says so."""
+    assert answer["steps"] == 2
+    assert all(math.isfinite(loss) for loss in answer["losses"].values())
+    (mask_loss,) = [loss for name, loss in answer["losses"].items() if name.split("/")[-1] == "mask_loss"]
+    assert mask_loss > 0
+    return f"parsed, built, two steps taken; mask loss {mask_loss:.1f}"
+
+
+def configured(output: Path, *options: str) -> None:
+    """`maskbeam trainer-config`, as a user types it."""
+    command = [sys.executable, "-m", "beam_pipeline.cli", "trainer-config", str(output), *options]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(
+    ("base", "data", "encoding"),
+    [
+        (SLIM[0], "demo", "png"),
+        (SLIM[1], "tinycoco", "png"),
+        (SLIM[2], "demo", "png1"),
+        (SLIM[3], "tinycoco", "png"),
+        (SLIM[3], "demo", "dense"),
+    ],
+)
+def test_slim_configuration_trains(
+    written: Callable[[str, MaskEncoding], Written],
+    table: list[Row],
+    tmp_path: Path,
+    base: str,
+    data: str,
+    encoding: MaskEncoding,
+) -> None:
+    config = tmp_path / "pipeline.config"
+    configured(written(data, encoding).output, "--base", base, "--config", str(config))
+    answer = ask("object_detection_tf1", "train_object_detection_tf1.py", str(config), str(tmp_path / "model"))
+    table.append(Row(TRAINERS["object_detection_tf1"].title, encoding, data, f"`{base}` {trained(answer)}"))
+
+
+def test_faster_rcnn_brought_over_trains(
+    written: Callable[[str, MaskEncoding], Written], table: list[Row], tmp_path: Path
+) -> None:
+    config = tmp_path / "pipeline.config"
+    configured(written("demo", "png").output, "--update", str(HERE / "faster_rcnn.config"), "--config", str(config))
+    answer = ask("object_detection_tf1", "train_object_detection_tf1.py", str(config), str(tmp_path / "model"))
+    title = TRAINERS["object_detection_tf1"].title
+    table.append(Row(title, "png", "demo", f"a Faster R-CNN, brought over: {trained(answer)}"))
+
+
+def test_tf2_configuration_trains(written: Callable[[str, MaskEncoding], Written], table: list[Row], tmp_path: Path) -> None:
+    (base,) = [name for name, base in BASES.items() if base.tf2]
+    config = tmp_path / "pipeline.config"
+    configured(written("tinycoco", "png").output, "--base", base, "--config", str(config))
+    answer = ask("object_detection", "train_object_detection_tf2.py", str(config), str(tmp_path / "model"))
+    table.append(Row(TRAINERS["object_detection"].title, "png", "tinycoco", f"`{base}` {trained(answer)}"))
+
+
+@pytest.mark.parametrize(("data", "encoding"), [("demo", "png1"), ("tinycoco", "png")])
+def test_model_garden_trains(
+    written: Callable[[str, MaskEncoding], Written], table: list[Row], tmp_path: Path, data: str, encoding: MaskEncoding
+) -> None:
+    config = tmp_path / "mask_rcnn.yaml"
+    configured(written(data, encoding).output, "--base", MODEL_GARDEN, "--batch_size", "2", "--config", str(config))
+    answer = ask("model_garden", "train_model_garden.py", str(config), str(tmp_path / "model"))
+    table.append(Row(TRAINERS["model_garden"].title, encoding, data, f"`{MODEL_GARDEN}` {trained(answer)}"))
