@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-trainers lint format docs bench clean
+.PHONY: demo test test-trainers reliability fuzz lint format docs bench clean
 
 demo: $(VENV)/installed  ## a small data set, made on the spot, through everything
 	$(BIN)/maskbeam demo
@@ -13,6 +13,12 @@ test: $(VENV)/installed  ## the tests, in under ten minutes
 
 test-trainers: $(VENV)/installed  ## the trainers themselves, installed into .trainers: a quarter of an hour; writes docs/trainers.md
 	$(BIN)/pytest tests/trainers
+
+reliability: $(VENV)/installed  ## kills, full disks, faulty storage, adversarial loads; writes docs/reliability.md
+	$(BIN)/pytest tests/reliability
+
+fuzz: $(VENV)/installed  ## hypothesis at length, and atheris for FUZZ_SECONDS a target
+	$(BIN)/pytest tests/fuzz
 
 lint: $(VENV)/installed  ## ruff and mypy (strict)
 	$(BIN)/ruff check .

@@ -142,8 +142,8 @@ def _run(parsed: argparse.Namespace, left: Sequence[str]) -> int:
     options = options_from(parsed)
     from beam_pipeline.run import run, summary
 
-    manifest = run(options, left)
-    print(summary(options, manifest, time.monotonic() - began))
+    outcome = run(options, left)
+    print(summary(options, outcome, time.monotonic() - began))
     return 0
 
 

@@ -15,6 +15,7 @@ from beam_pipeline.trainer_bases import BASES, MODEL_GARDEN
 
 if TYPE_CHECKING:
     from transforms.encode import MaskEncoding
+    from transforms.images import ImageCheck
     from transforms.rasterize import BoxSource
 
 GROUPS = ("Input", "Output", "Masks and boxes", "Splits and shards", "What to leave out", "Limits", "Trainer", "Terminal")
@@ -54,6 +55,8 @@ def parse_splits(text: str) -> tuple[tuple[str, float], ...]:
             shares.append((name, float(share or "1")))
         except ValueError:
             raise ValueError(f"expected a number as the share of {name!r}, found {share!r}") from None
+        if name == "all":
+            raise ValueError("a split can't be named 'all': TensorFlow Datasets takes that for all splits together")
     if len({name for name, _ in shares}) < len(shares):
         raise ValueError(f"a split is named twice in {text!r}")
     if any(not share > 0 for _, share in shares) or abs(sum(share for _, share in shares) - 1) > 1e-6:
@@ -98,6 +101,16 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
+def _fraction(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise ValueError(f"expected a number from 0 to 1, found {text!r}")
+    return value
+
+
 def _record_mb(text: str) -> float:
     value = positive(text)
     if value > 2000:
@@ -112,8 +125,19 @@ class RunOptions:
     annotations: str = option("Input", "the annotation file, or a pattern that several match", metavar="PATH")
     images: str = option("Input", "the folder that file names in the annotations are relative to", metavar="FOLDER")
     format: str = option("Input", "the format of the annotations", default="coco", choices=("coco",))
+    check_images: ImageCheck = option(
+        "Input",
+        "full: decode every image; header: only those to convert, which is faster, but a damaged one may reach the trainer",
+        default="full",
+        choices=("full", "header"),
+    )
     output: str = option("Output", "the folder for the data set, which is made", metavar="FOLDER")
     overwrite: bool = option("Output", "replace the data set that is in the output folder", default=False)
+    resume: bool = option(
+        "Output",
+        "go on with what is in the output folder: shards whose images, annotations and options have not changed stay as they are",
+        default=False,
+    )
     mask_encoding: MaskEncoding = option(
         "Masks and boxes",
         "png: 8-bit grey, values 0 and 1; png1: 1-bit palette, smaller; dense: float32, large, for the Object Detection API only",
@@ -162,6 +186,19 @@ class RunOptions:
     max_megapixels: float = option(
         "Limits", "the largest image that is read, in millions of pixels", default=100.0, metavar="N", parse=positive
     )
+    max_points: int = option(
+        "Limits", "the most points of a polygon that is drawn", default=100_000, metavar="N", parse=positive_int
+    )
+    max_instances: int = option(
+        "Limits", "the most annotations of an image that is written", default=10_000, metavar="N", parse=positive_int
+    )
+    max_reject_fraction: float = option(
+        "Limits",
+        "the job fails where more than this share of the images, or of the annotations, can't be written",
+        default=0.05,
+        metavar="SHARE",
+        parse=_fraction,
+    )
     trainer_config: str | None = option(
         "Trainer",
         "write the configuration of this trainer along, as pipeline.config or model_garden.yaml",
@@ -172,7 +209,7 @@ class RunOptions:
 
     def for_manifest(self) -> dict[str, Any]:
         """What decides over the data set: all but where it goes and how it is talked about."""
-        left_out = {"output", "overwrite", "verbose"}
+        left_out = {"output", "overwrite", "resume", "verbose"}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 

@@ -8,7 +8,8 @@ from apache_beam.pvalue import AsList, AsSingleton
 from beam_pipeline.options import RunOptions, parse_splits
 from beam_pipeline.publish import Publish, clear_output
 from transforms import coders
-from transforms.rasterize import Drops, Rasterize
+from transforms.claims import Claim
+from transforms.rasterize import Drops, Limits, Rasterize
 from transforms.sharding import AssignShards, MergeCensus, PlanShards, Splits
 from transforms.shards import RecordOptions, WriteShards
 from transforms.sources.coco import ReadCoco
@@ -17,8 +18,8 @@ from transforms.statistics import MergeStatistics
 SOURCES = {"coco": ReadCoco}
 
 
-def build(pipeline: beam.Pipeline, options: RunOptions, spill_folder: str | None = None) -> None:
-    """Annotations and images → a data set in `options.output`, its success marker last.
+def build(pipeline: beam.Pipeline, options: RunOptions, claim: Claim, spill_folder: str | None = None) -> None:
+    """Annotations and images → a data set in `options.output`, which `claim` is for, its success marker last.
 
     `spill_folder` is for runners on this machine: see `transforms.batches`.
     """
@@ -27,19 +28,24 @@ def build(pipeline: beam.Pipeline, options: RunOptions, spill_folder: str | None
     drops = Drops(options.drop_crowds, options.drop_annotations_without_mask, options.drop_images_without_annotations)
     max_pixels = int(options.max_megapixels * 1e6)
     record = RecordOptions(
-        options.mask_encoding, options.category_ids == "contiguous", int(options.max_record_mb * 1e6), max_pixels
+        options.mask_encoding,
+        options.category_ids == "contiguous",
+        int(options.max_record_mb * 1e6),
+        max_pixels,
+        options.check_images,
     )
+    limits = Limits(options.max_points, options.max_instances)
     coders.register()
 
     read = pipeline | "ReadAnnotations" >> SOURCES[options.format](options.annotations, max_pixels, spill_folder)
     census = read.census | "Count" >> beam.CombineGlobally(MergeCensus())
     plan = census | "PlanShards" >> PlanShards(splits, num_shards, options.mask_encoding == "dense")
-    plan |= "ClearOutput" >> beam.Map(clear_output, options, AsList(read.categories))
-    drawn = read.images | "Rasterize" >> Rasterize(options.boxes, drops)
+    plan |= "ClearOutput" >> beam.Map(clear_output, options, claim, AsList(read.categories))
+    drawn = read.images | "Rasterize" >> Rasterize(options.boxes, drops, limits)
     shards = drawn.images | "AssignShards" >> AssignShards(AsSingleton(plan), splits, spill_folder)
     written = shards | "WriteShards" >> WriteShards(
-        options.output, options.images, AsSingleton(plan), AsList(read.categories), record
+        options.output, options.images, AsSingleton(plan), AsList(read.categories), record, claim, options.resume
     )
     statistics = written.statistics | "Summarize" >> beam.CombineGlobally(MergeStatistics())
     rejects = (read.rejects, drawn.rejects, written.rejects) | "AllRejects" >> beam.Flatten()
-    _ = pipeline | "Publish" >> Publish(options, plan, census, read.categories, written.summaries, statistics, rejects)
+    _ = pipeline | "Publish" >> Publish(options, claim, plan, census, read.categories, written.summaries, statistics, rejects)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import heapq
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -33,21 +34,21 @@ from beam_pipeline.tfds import tfds_features, tfds_info
 from beam_pipeline.trainer_bases import MODEL_GARDEN
 from beam_pipeline.trainer_config import facts_of, make_config
 from transforms import storage
+from transforms.claims import SCRATCH, STARTED, TEMPORARY, Claim, publish_file, temporary_name
 from transforms.examples import LabelMap
-from transforms.records import Category, Census, InputError, ReasonCode, Reject, pack
+from transforms.records import ITS_IMAGE_WAS_REJECTED, Category, Census, InputError, ReasonCode, Reject, pack
 from transforms.sharding import ShardPlan, stable_hash
-from transforms.shards import SCRATCH, TEMPORARY, ShardSummary, temporary_name
+from transforms.shards import STATES, ShardSummary, state_name
 from transforms.statistics import DatasetStatistics
 from transforms.tfrecord import RecordWriter
 
-STARTED = "started"
 REJECT_BUCKETS = 16
 
 
 # ------------------------------------------------------------------------------------------------- before the job
 
 
-def prepare_output(output: str, overwrite: bool) -> None:
+def prepare_output(output: str, overwrite: bool, resume: bool = False) -> Claim:
     """Claims an output folder, or raises `InputError` where there is something that must not be lost.
 
     A data set is there if its manifest or marker is. What a job that was broken off has left is ours to clear away: it
@@ -58,29 +59,40 @@ def prepare_output(output: str, overwrite: bool) -> None:
     temporary = storage.join(output, TEMPORARY)
     broken_off = bool(storage.list_folder(temporary))
     if not overwrite:
-        if SUCCESS in names or (MANIFEST in names and not broken_off):
-            raise InputError(f"{output} holds a data set already: choose another --output, or replace it with --overwrite")
-        if names and not broken_off:
+        complete = SUCCESS in names or (MANIFEST in names and not broken_off)
+        if complete and not resume:
+            raise InputError(
+                f"{output} holds a data set already: choose another --output, replace it with --overwrite, "
+                "or bring it up to date with --resume"
+            )
+        if names and not (broken_off or complete):
             raise InputError(f"{output} is not empty ({names[0]}): choose another --output, or write there with --overwrite")
     storage.make_folder(temporary)
-    storage.write_bytes(storage.join(temporary, STARTED), b"")
+    claim = Claim.stake(output)
     clear_temporary(output, but=STARTED)
+    return claim
 
 
-def clear_output(plan: ShardPlan, options: RunOptions, categories: list[Category]) -> ShardPlan:
+def clear_output(plan: ShardPlan, options: RunOptions, claim: Claim, categories: list[Category]) -> ShardPlan:
     """Deletes an earlier data set, now that the new annotations are read and their categories make a label map.
 
-    Gives the plan on, so that no shard is written before. Raises `InputError` as `LabelMap.of` does, and where a trainer's
-    configuration is wanted and there are no categories.
+    With `--resume`, shards of the plan stay, for `WriteShards` to look at. Gives the plan on, so that no shard is written
+    before. Raises `InputError` as `LabelMap.of` does, where a trainer's configuration is wanted and there are no categories,
+    and where another job has claimed the output.
     """
     output, labels = options.output, LabelMap.of(categories, options.category_ids == "contiguous")
     if options.trainer_config and not labels.labels:
         raise InputError("--trainer_config: the annotations have no categories, so there is nothing to train")
-    names = [storage.name_of(file.path) for file in storage.list_folder(output)]
-    ours = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in OURS)]
-    first = [name for name in ours if name == SUCCESS]  # what is being taken apart must not look complete
-    for those in (first, [name for name in ours if name not in first]):
-        storage.delete([storage.join(output, name) for name in those])
+    claim.check()
+    shards = {plan.file_name(*key) for key in plan.shard_keys()} if options.resume else set()
+    kept = shards | {storage.name_of(state_name(shard)) for shard in shards}
+    found = [(storage.name_of(file.path), file.path) for file in storage.list_folder(output)]
+    ours = [(name, path) for name, path in found if any(fnmatch.fnmatchcase(name, pattern) for pattern in OURS)]
+    ours.sort(key=lambda one: one[0] != SUCCESS)  # what is being taken apart must not look complete
+    ours += [(storage.name_of(file.path), file.path) for file in storage.list_folder(storage.join(output, STATES))]
+    storage.delete([path for name, path in ours if name == SUCCESS])
+    storage.delete([path for name, path in ours if name != SUCCESS and name not in kept])
+    storage.make_folder(storage.join(output, STATES))
     return plan
 
 
@@ -155,6 +167,7 @@ def make_manifest(
                 "instances": shard.instances,
                 "bytes": shard.bytes,
                 "crc32c": f"{shard.crc32c:08x}",
+                "fingerprint": shard.fingerprint,
             }
             for shard in summaries
         ],
@@ -259,7 +272,7 @@ def write_empty_shards(output: str, plan: ShardPlan, summaries: list[ShardSummar
             name = plan.file_name(split, index)
             with storage.open_write(storage.join(output, name)) as file:
                 writer = RecordWriter(file)
-            known[split, index] = ShardSummary(split, index, name, 0, 0, writer.bytes, writer.crc32c)
+            known[split, index] = ShardSummary(split, index, name, 0, 0, writer.bytes, writer.crc32c, "")
     return [known[key] for key in plan.shard_keys()]
 
 
@@ -273,8 +286,39 @@ def check_shards(output: str, summaries: list[ShardSummary]) -> None:
             raise OSError(f"{output}/{name}: expected {expected.get(name)} bytes, storage lists {found.get(name)}")
 
 
+def check_rejects(options: RunOptions, manifest: dict[str, Any]) -> None:
+    """Raises `InputError`, with the commonest reasons, where more was rejected than the user allows, or all images."""
+    examples = reject_examples(options.output)
+    for kind in ("image", "annotation"):
+        read, written, rejected, _ = manifest[f"{kind}s"].values()
+        if rejected <= options.max_reject_fraction * read and (written or not rejected or kind == "annotation"):
+            continue
+        reasons = Counter({code: count for code, count in manifest["reasons"][kind].items() if not ReasonCode[code].by_option})
+        commonest = [f"{count:,} {code}" + _in_brackets(examples.get((kind, code))) for code, count in reasons.most_common(3)]
+        raise InputError(
+            f"{rejected:,} of {read:,} {kind}s ({rejected / read:.1%}) can't be written, more than the "
+            f"{options.max_reject_fraction:.1%} that --max_reject_fraction allows: {'; '.join(commonest)}; "
+            f"{storage.join(options.output, REJECTS)} has them all"
+        )
+
+
+def _in_brackets(text: str | None) -> str:
+    return f" ({text})" if text else ""
+
+
+def reject_examples(output: str) -> dict[tuple[str, str], str]:
+    """By kind and reason, one reject of each among the first thousand, in words for people."""
+    examples: dict[tuple[str, str], str] = {}
+    for reject in itertools.islice(iter_rejects(output), 1000):
+        which = f"image {reject.image_id}" + (f", annotation {reject.annotation_id}" if reject.kind == "annotation" else "")
+        if reject.message != ITS_IMAGE_WAS_REJECTED:
+            examples.setdefault((reject.kind, reject.reason), f"e.g. {which}: {reject.message}")
+    return examples
+
+
 def publish(
     options: RunOptions,
+    claim: Claim,
     plan: ShardPlan,
     census: Census,
     categories: list[Category],
@@ -294,17 +338,11 @@ def publish(
     shards = write_empty_shards(output, plan, summaries)
     reasons = write_rejects(output, sorted(parts, key=lambda part: part.path))
     manifest = make_manifest(options, labels, census, shards, reasons)
-    if manifest["images"]["rejected"] and not manifest["images"]["written"]:
-        example = next(iter_rejects(output), None)
-        said = f", the first because {example.message} ({example.reason})" if example else ""
-        raise InputError(
-            f"not one of {census.images} images could be written{said}; {storage.join(output, REJECTS)} has them all"
-        )
+    check_rejects(options, manifest)
     for name, data in contents(options, labels, manifest, statistics.as_json(dict(labels.items()))).items():
-        temporary = temporary_name(output, name)
-        storage.write_bytes(temporary, data)
-        storage.move(temporary, storage.join(output, name))
+        publish_file(output, name, data)
     check_shards(output, shards)
+    claim.check()
     storage.write_bytes(storage.join(output, SUCCESS), b"")
     clear_temporary(output)
 
@@ -314,6 +352,7 @@ class Publish(beam.PTransform):  # type: ignore[misc]
     """All that the job has found out → a complete data set in `options.output`."""
 
     options: RunOptions
+    claim: Claim
     plan: beam.PCollection[ShardPlan]
     census: beam.PCollection[Census]
     categories: beam.PCollection[Category]
@@ -322,7 +361,7 @@ class Publish(beam.PTransform):  # type: ignore[misc]
     rejects: beam.PCollection[Reject]
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[None]:
-        options, output = self.options, self.options.output
+        options, claim, output = self.options, self.claim, self.options.output
         parts = (
             self.rejects
             | "BucketRejects" >> beam.Map(bucket_reject).with_output_types(tuple[int, bytes])
@@ -331,7 +370,7 @@ class Publish(beam.PTransform):  # type: ignore[misc]
         )
 
         def all_of_it(_: None, *collected: Any) -> None:
-            publish(options, *collected)
+            publish(options, claim, *collected)
 
         return (
             pipeline

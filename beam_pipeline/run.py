@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 import json
 import os
 import shlex
@@ -11,22 +10,25 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_pipeline.dataset_files import MANIFEST, REJECTS
+from beam_pipeline.dataset_files import MANIFEST, REJECTS, SUCCESS
 from beam_pipeline.options import RunOptions
 from beam_pipeline.pipeline import build
-from beam_pipeline.publish import iter_rejects, prepare_output
+from beam_pipeline.publish import prepare_output, reject_examples
 from beam_pipeline.terminal import duration, quiet, watch_progress
 from beam_pipeline.trainer_bases import MODEL_GARDEN
+from beam_pipeline.trainer_config import check_place
 from transforms import storage
-from transforms.records import ITS_IMAGE_WAS_REJECTED, InputError, ReasonCode
-from transforms.shards import SCRATCH, TEMPORARY
+from transforms.claims import SCRATCH, TEMPORARY
+from transforms.records import InputError, ReasonCode
+from transforms.shards import SHARDS_REUSED
 
 LOCAL_RUNNERS = frozenset({"FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner", "DirectRunner"})
 LOCAL_RUNNER = "FnApiRunner"
@@ -77,12 +79,21 @@ def check_inputs(options: RunOptions) -> None:
         raise InputError(f"--images {options.images}: there is no such folder")
     if set(options.output) & set("*?[]"):
         raise InputError(f"--output {options.output}: readers take *, ?, [ and ] for patterns, choose a name without")
+    if options.trainer_config:
+        check_place(options.output, options.trainer_config)
     if FileSystems.get_scheme(options.output) is None and os.path.isfile(options.output):
         raise InputError(f"--output {options.output}: that is a file, expected a folder")
 
 
-def run(options: RunOptions, beam_flags: Sequence[str]) -> dict[str, Any]:
-    """Runs the job to its end and returns its manifest. Raises `InputError`, or what the runner raises."""
+class Outcome(NamedTuple):
+    """What a job has come to: its manifest, and how many shards `--resume` has left as they were."""
+
+    manifest: dict[str, Any]
+    shards_reused: int
+
+
+def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome:
+    """Runs the job to its end. Raises `InputError`, or what the runner raises."""
     flags = check_beam_options(beam_flags)
     runner = PipelineOptions(flags).get_all_options().get("runner") or LOCAL_RUNNER
     pipeline_options = PipelineOptions([*flags, f"--runner={runner}"])
@@ -90,15 +101,31 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> dict[str, Any]:
     with quiet(options.verbose or not local) as terminal, watch_progress(terminal):
         check_inputs(options)
         try:
-            prepare_output(options.output, options.overwrite)
+            claim = prepare_output(options.output, options.overwrite, options.resume)
         except (OSError, BeamIOError) as error:
             raise InputError(f"--output {options.output} can't be written: {error}") from error
         with scratch_folder(options.output) as scratch:
             pipeline = beam.Pipeline(options=pipeline_options)
-            build(pipeline, options, scratch if local else None)
-            pipeline.run().wait_until_finish()
+            build(pipeline, options, claim, scratch if local else None)
+            try:
+                result = pipeline.run()
+                result.wait_until_finish()
+            except Exception:
+                claim.check()  # whoever has taken over has cleared away what this job was working with
+                raise
+    if not storage.exists(storage.join(options.output, SUCCESS)):
+        raise RuntimeError(f"the runner says that it is done, but {options.output} has no {SUCCESS}")
     manifest: dict[str, Any] = json.loads(storage.read_bytes(storage.join(options.output, MANIFEST)))
-    return manifest
+    return Outcome(manifest, _counted(result, SHARDS_REUSED))
+
+
+def _counted(result: Any, name: str) -> int:
+    """The value of one of our counters; 0 where the runner keeps none."""
+    try:
+        counters = result.metrics().query(MetricsFilter().with_name(name))["counters"]
+    except (NotImplementedError, ValueError):
+        return 0
+    return sum(counter.result for counter in counters)
 
 
 @contextmanager
@@ -117,8 +144,9 @@ def scratch_folder(output: str) -> Iterator[str]:
     yield scratch
 
 
-def summary(options: RunOptions, manifest: dict[str, Any], seconds: float) -> str:
+def summary(options: RunOptions, outcome: Outcome, seconds: float) -> str:
     """What is printed at the end."""
+    manifest = outcome.manifest
     images, annotations, shards = manifest["images"], manifest["annotations"], manifest["shards"]
     lines = [
         f"{images['written']:,} of {images['read']:,} images and {annotations['written']:,} of {annotations['read']:,} "
@@ -129,9 +157,11 @@ def summary(options: RunOptions, manifest: dict[str, Any], seconds: float) -> st
         records, size = sum(shard["records"] for shard in of_split), sum(shard["bytes"] for shard in of_split)
         count = f"{len(of_split)} shard{'s' * (len(of_split) > 1)}"
         lines.append(f"  {split}: {records:,} images, {size / 1e6:,.1f} MB in {count}" + ("" if records else ": it is empty"))
+    if options.resume:
+        lines.append(f"  {outcome.shards_reused} of {len(shards)} shards were up to date, and stayed as they were")
     if any(manifest["reasons"].values()):
         lines.append("not written:")
-        examples = _examples(options.output)
+        examples = reject_examples(options.output)
         for kind in ("image", "annotation"):
             for code, count in sorted(manifest["reasons"][kind].items(), key=lambda item: (-item[1], item[0])):
                 example = examples.get((kind, code))
@@ -141,13 +171,3 @@ def summary(options: RunOptions, manifest: dict[str, Any], seconds: float) -> st
     compare = "" if set(options.annotations) & set("*?[") else f" --coco {shlex.quote(options.annotations)}"
     lines.append(f"next: maskbeam verify {shlex.quote(options.output)}{compare}")
     return "\n".join(lines)
-
-
-def _examples(output: str) -> dict[tuple[str, str], str]:
-    """One reject of each kind and reason, among the first thousand, for people."""
-    examples: dict[tuple[str, str], str] = {}
-    for reject in itertools.islice(iter_rejects(output), 1000):
-        which = f"image {reject.image_id}" + (f", annotation {reject.annotation_id}" if reject.kind == "annotation" else "")
-        if reject.message != ITS_IMAGE_WAS_REJECTED:
-            examples.setdefault((reject.kind, reject.reason), f"e.g. {which}: {reject.message}")
-    return examples

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,7 +53,7 @@ def run_demo(demo_data: Data, tmp_path_factory: pytest.TempPathFactory) -> Calla
     def runs(beam: tuple[str, ...] = (), **options: Any) -> Output:
         folder = options.pop("output", None) or tmp_path_factory.mktemp("out") / "records"
         given = {"annotations": str(demo_data.annotations), "images": str(demo_data.images), "output": str(folder), **options}
-        return Output(Path(folder), run(RunOptions(**given), beam))
+        return Output(Path(folder), run(RunOptions(**given), beam).manifest)
 
     return runs
 
@@ -65,5 +65,33 @@ def demo_output(run_demo: Callable[..., Output]) -> Output:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file in a folder."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+    """The SHA-256 of every file in a folder and below, by its path in it."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+Figures = dict[str, str]
+"""What was tried for `make reliability`, and the outcome; the rows of docs/reliability.md."""
+
+RELIABILITY = """\
+# Bad input and broken machines: what was tried
+
+Written by `make reliability`, which also fails where anything here does not hold. What must happen to each kind of bad input is
+tested line by line in `tests/test_faults.py`; the reason codes are explained in [reason_codes.md](reason_codes.md).
+
+| tried | outcome |
+|---|---|
+"""
+
+
+@pytest.fixture(scope="session")
+def figures(request: pytest.FixtureRequest) -> Iterator[Figures]:
+    """The figures of this session; they become the page if all of tests/reliability has run and nothing has failed."""
+    found: Figures = {}
+    yield found
+    folder = Path(__file__).parent / "reliability"
+    config, session = request.config, request.session
+    all_of_it = {item.path for item in session.items} >= set(folder.glob("test_*.py")) and not config.getoption("keyword")
+    if all_of_it and not session.testsfailed:
+        rows = "".join(f"| {tried} | {outcome} |\n" for tried, outcome in sorted(found.items()))
+        (folder.parents[1] / "docs" / "reliability.md").write_text(RELIABILITY + rows, encoding="utf-8")

@@ -18,6 +18,7 @@ from transforms.examples import LabelMap, build_record, encode_example
 from transforms.images import CheckedImage
 from transforms.rasterize import rasterize_image
 from transforms.records import AnnotatedImage, Category, InputError, Instance, Polygons, Problem
+from transforms.shards import RECORDS_VERSION
 
 ENCODINGS = pytest.mark.parametrize("encoding", ["png", "png1", "dense"])
 NO_LIMIT = 2**31
@@ -448,3 +449,19 @@ def test_an_id_with_two_names_and_a_name_with_two_ids_are_refused(contiguous):
 def test_no_categories_make_an_empty_label_map():
     assert LabelMap.of([], contiguous=True).items() == []
     assert LabelMap.of([], contiguous=False).labels == {}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "digest"),
+    [
+        ("png", "66affaa61d15b44e455deabdbf90a422f9050386c92eeda8957a45dd2779d8a4"),
+        ("png1", "432eb65942af6a25dc06cc9ac0c744456777020eb9a0bdc8de367c39a41be0c2"),
+        ("dense", "f334c967c3d4a717e2ae3968fac27776c16b0c70cfa62c44773f04c3c20bc8ef"),
+    ],
+)
+def test_records_are_those_of_this_version(encoding, digest):
+    """Where this fails on purpose, raise `shards.RECORDS_VERSION` too, or `--resume` would mix old shards with new."""
+    pixels = CheckedImage(b"as it lies", "jpeg", 4, 5, hashlib.sha256(b"as it lies").hexdigest(), ())
+    image = image_with(instance(".....\n.##..\n.###.\n.....", area=4.5), instance(None, category_id=44, is_crowd=True))
+    assert hashlib.sha256(record_of(image, pixels, encoding)).hexdigest() == digest
+    assert RECORDS_VERSION == 1

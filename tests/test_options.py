@@ -16,6 +16,7 @@ from beam_pipeline.cli import main
 from beam_pipeline.options import GROUPS, Parser, RunOptions, about, add_options, options_from, parse_splits
 from beam_pipeline.reference import options_page
 from transforms.encode import MaskEncoding
+from transforms.images import ImageCheck
 from transforms.rasterize import BoxSource
 
 REQUIRED = ["--annotations", "a.json", "--images", "photos", "--output", "records"]
@@ -141,6 +142,7 @@ def test_every_option_is_documented_and_of_a_known_group() -> None:
 def test_choices_are_those_of_the_types() -> None:
     assert about(FIELDS["mask_encoding"]).choices == get_args(MaskEncoding)
     assert about(FIELDS["boxes"]).choices == get_args(BoxSource)
+    assert about(FIELDS["check_images"]).choices == get_args(ImageCheck)
 
 
 def test_defaults_of_the_parser_and_of_the_class_are_the_same() -> None:
@@ -149,14 +151,16 @@ def test_defaults_of_the_parser_and_of_the_class_are_the_same() -> None:
 
 def test_defaults_pass_their_own_checks() -> None:
     for one in FIELDS.values():
-        if isinstance(one.default, str | float) and one.default is not False:
+        if isinstance(one.default, str | int | float) and one.default is not False:
             assert about(one).parse(str(one.default)) == one.default
 
 
 def test_all_options_can_be_given() -> None:
     given = {
         "format": "coco",
+        "check_images": "header",
         "overwrite": True,
+        "resume": True,
         "mask_encoding": "dense",
         "boxes": "mask",
         "category_ids": "contiguous",
@@ -168,6 +172,9 @@ def test_all_options_can_be_given() -> None:
         "drop_images_without_annotations": True,
         "max_record_mb": 12.5,
         "max_megapixels": 1.0,
+        "max_points": 500,
+        "max_instances": 70,
+        "max_reject_fraction": 0.5,
         "trainer_config": "mask_rcnn_inception_v2_coco",
         "verbose": True,
     }
@@ -186,9 +193,9 @@ def test_options_cannot_be_changed_or_given_by_position() -> None:
 
 
 def test_the_manifest_has_what_decides_over_the_data_set() -> None:
-    left_out = {"output", "overwrite", "verbose"}
+    left_out = {"output", "overwrite", "resume", "verbose"}
     assert set(parse("--overwrite").for_manifest()) == set(FIELDS) - left_out
-    elsewhere = dataclasses.replace(parse(), output="b", overwrite=True, verbose=True)
+    elsewhere = dataclasses.replace(parse(), output="b", overwrite=True, resume=True, verbose=True)
     assert elsewhere.for_manifest() == parse().for_manifest()
 
 

@@ -40,6 +40,7 @@ from beam_pipeline.publish import (
 )
 from beam_pipeline.publish import prepare_output as claim_output
 from transforms import coders, storage
+from transforms.claims import Claim
 from transforms.examples import LabelMap
 from transforms.records import Category, Census, InputError, Reject
 from transforms.sharding import ShardPlan
@@ -54,7 +55,13 @@ BESIDE += ["rejects.jsonl", "statistics.json"]
 
 
 def run_options(output: Path, **changes: Any) -> RunOptions:
-    return RunOptions(annotations="a.json", images="photos", output=str(output), **changes)
+    return RunOptions(annotations="a.json", images="photos", output=str(output), **{"max_reject_fraction": 1.0, **changes})
+
+
+def claim_on(output: Path) -> Claim:
+    """The claim that stands there now."""
+    started = output / "_temporary" / "started"
+    return Claim(str(output), started.read_text() if started.exists() else "")
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -74,7 +81,7 @@ def write_shard(output: Path, split: str, index: int, records: list[bytes], plan
         writer = RecordWriter(file)
         for record in records:
             writer.write(record)
-    return ShardSummary(split, index, name, len(records), 2 * len(records), writer.bytes, writer.crc32c)
+    return ShardSummary(split, index, name, len(records), 2 * len(records), writer.bytes, writer.crc32c, "f")
 
 
 REJECTS = [
@@ -106,7 +113,7 @@ def published(output: Path, plan: ShardPlan = PLAN, overwrite: bool = False) -> 
     summaries = [write_shard(output, *keys[0], [b"one", b"two"], plan), write_shard(output, *keys[1], [b"three"], plan)]
     parts = [write_reject_part(str(output), *part) for part in ((number, [packed]) for number, packed in enumerated_rejects())]
     statistics = DatasetStatistics({"train": SplitStatistics(images=3)})
-    publish.publish(run_options(output), plan, CENSUS, CATEGORIES, summaries, statistics, parts)
+    publish.publish(run_options(output), claim_on(output), plan, CENSUS, CATEGORIES, summaries, statistics, parts)
 
 
 def enumerated_rejects() -> list[tuple[int, bytes]]:
@@ -119,35 +126,35 @@ def enumerated_rejects() -> list[tuple[int, bytes]]:
 def test_a_new_folder_is_made(tmp_path: Path) -> None:
     output = tmp_path / "a" / "b"
     prepare_output(str(output), False)
-    assert files_of(output) == {"_temporary/started": b""}
+    assert files_of(output) == {"_temporary/started": claim_on(output).job.encode()}
 
 
 def prepare_output(output: str, overwrite: bool) -> None:
     """As a job does: claims the folder, and clears it once the annotations are read."""
-    claim_output(output, overwrite)
-    assert clear_output(PLAN, run_options(Path(output)), CATEGORIES) == PLAN
+    claim = claim_output(output, overwrite)
+    assert clear_output(PLAN, run_options(Path(output)), claim, CATEGORIES) == PLAN
 
 
 def test_what_is_to_be_replaced_stays_until_the_annotations_are_read(tmp_path: Path) -> None:
     published(tmp_path)
     before = files_of(tmp_path)
-    claim_output(str(tmp_path), True)
+    claim = claim_output(str(tmp_path), True)
     with pytest.raises(InputError, match="category_ids contiguous"):
-        clear_output(PLAN, run_options(tmp_path), [Category(0, "nothing")])
+        clear_output(PLAN, run_options(tmp_path), claim, [Category(0, "nothing")])
     assert {name: data for name, data in files_of(tmp_path).items() if name in before} == before
 
 
 def test_an_empty_folder_is_fine(tmp_path: Path) -> None:
     prepare_output(str(tmp_path), False)
     prepare_output(str(tmp_path) + "/", False)
-    assert files_of(tmp_path) == {"_temporary/started": b""}
+    assert files_of(tmp_path) == {"_temporary/started": claim_on(tmp_path).job.encode()}
 
 
 @pytest.mark.parametrize("marker", ["_SUCCESS", "manifest.json"])
 def test_a_data_set_is_refused_and_left_alone(tmp_path: Path, marker: str) -> None:
     fill(tmp_path, marker, "train-00000-of-00001.tfrecord")
     before = files_of(tmp_path)
-    with pytest.raises(InputError, match=r"holds a data set already: choose another --output, or replace it with --overwrite"):
+    with pytest.raises(InputError, match=r"holds a data set already: .*, replace it with --overwrite, or .* with --resume"):
         prepare_output(str(tmp_path), False)
     assert files_of(tmp_path) == before
 
@@ -174,7 +181,9 @@ def test_overwriting_deletes_all_of_ours_and_keeps_what_is_foreign(tmp_path: Pat
     )
     before = files_of(fill(tmp_path, *foreign))
     prepare_output(str(tmp_path), True)
-    assert files_of(tmp_path) == {name: before[name] for name in foreign} | {"_temporary/started": b""}
+    assert files_of(tmp_path) == {name: before[name] for name in foreign} | {
+        "_temporary/started": claim_on(tmp_path).job.encode()
+    }
 
 
 def test_fewer_shards_leave_no_stale_ones(tmp_path: Path) -> None:
@@ -205,7 +214,7 @@ def test_what_a_broken_off_job_has_left_is_cleared_away(tmp_path: Path) -> None:
     fill(tmp_path, "_temporary/started", "_temporary/val-00000-of-00001.tfrecord.0123", "_temporary/rejects-03.jsonl")
     fill(tmp_path, "train-00000-of-00009.tfrecord", "label_map.pbtxt", "label_map.csv", "statistics.json", "rejects.jsonl")
     prepare_output(str(tmp_path), False)
-    assert files_of(tmp_path) == {"_temporary/started": b""}
+    assert files_of(tmp_path) == {"_temporary/started": claim_on(tmp_path).job.encode()}
 
 
 def test_a_job_broken_off_beside_foreign_files_can_be_started_again(tmp_path: Path) -> None:
@@ -262,7 +271,7 @@ def test_a_job_killed_between_manifest_and_marker_can_be_started_again(tmp_path:
 def test_what_a_killed_job_has_spilled_is_cleared_away(tmp_path: Path) -> None:
     fill(tmp_path, "_temporary/started", "_temporary/scratch/0123456789abcdef")
     prepare_output(str(tmp_path), False)
-    assert files_of(tmp_path) == {"_temporary/started": b""}
+    assert files_of(tmp_path) == {"_temporary/started": claim_on(tmp_path).job.encode()}
 
 
 # --------------------------------------------------------------------------------------------------------- label maps
@@ -380,8 +389,8 @@ REASONS: Counter[tuple[str, str]] = Counter(
     }
 )
 SUMMARIES = [
-    ShardSummary("train", 0, "train-00000-of-00001.tfrecord", 7, 30, 1234, 0xABC),
-    ShardSummary("val", 0, "val-00000-of-00001.tfrecord", 1, 2, 99, 0xFFFFFFFF),
+    ShardSummary("train", 0, "train-00000-of-00001.tfrecord", 7, 30, 1234, 0xABC, "f0"),
+    ShardSummary("val", 0, "val-00000-of-00001.tfrecord", 1, 2, 99, 0xFFFFFFFF, "f1"),
 ]
 
 
@@ -414,12 +423,21 @@ def test_the_manifest(tmp_path: Path) -> None:
                 "instances": 30,
                 "bytes": 1234,
                 "crc32c": "00000abc",
+                "fingerprint": "f0",
             },
-            {"split": "val", "file": SUMMARIES[1].file_name, "records": 1, "instances": 2, "bytes": 99, "crc32c": "ffffffff"},
+            {
+                "split": "val",
+                "file": SUMMARIES[1].file_name,
+                "records": 1,
+                "instances": 2,
+                "bytes": 99,
+                "crc32c": "ffffffff",
+                "fingerprint": "f1",
+            },
         ],
     }
     assert json.loads(publish.as_json(found)) == found
-    assert not {"output", "overwrite", "verbose"} & set(found["options"])
+    assert not {"output", "overwrite", "resume", "verbose"} & set(found["options"])
     assert found["options"]["splits"] == "train=0.5,val=0.5"
 
 
@@ -515,7 +533,7 @@ def test_empty_shards_are_written_and_all_are_in_the_order_of_the_plan(tmp_path:
     there = write_shard(tmp_path, "train", 1, [b"record"])
     before = files_of(tmp_path)
     found = write_empty_shards(str(tmp_path), PLAN, [there])
-    empty = 0, 0, 0, 0
+    empty = 0, 0, 0, 0, ""
     assert found == [
         ShardSummary("train", 0, "train-00000-of-00002.tfrecord", *empty),
         there,
@@ -610,7 +628,7 @@ def test_the_marker_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def publish_shards(output: Path, summaries: list[ShardSummary], census: Census) -> None:
-    publish.publish(run_options(output), PLAN, census, CATEGORIES, summaries, DatasetStatistics(), [])
+    publish.publish(run_options(output), claim_on(output), PLAN, census, CATEGORIES, summaries, DatasetStatistics(), [])
 
 
 def test_no_marker_is_set_where_a_shard_is_missing(tmp_path: Path) -> None:
@@ -688,6 +706,6 @@ def test_publish_in_a_pipeline_gives_the_same_as_by_hand(tmp_path: Path) -> None
         created = {
             name: pipeline | name >> beam.Create(values).with_output_types(kind) for name, (values, kind) in collections.items()
         }
-        _ = pipeline | Publish(run_options(output), **created)
+        _ = pipeline | Publish(run_options(output), claim_on(output), **created)
     assert files_of(output) == files_of(by_hand)
     assert not (output / "_temporary").exists()
