@@ -53,22 +53,30 @@ def make_parser() -> Parser:
         description="Prints or writes a trainer's configuration for a data set that maskbeam run has written.",
         allow_abbrev=False,
     )
-    config.add_argument("output", metavar="OUTPUT", help="a folder that maskbeam run has written")
+    given = typed(_given)
+    config.add_argument("output", metavar="OUTPUT", type=given, help="a folder that maskbeam run has written")
     bases = [*BASES, MODEL_GARDEN]
     kind = config.add_mutually_exclusive_group(required=True)
     kind.add_argument("--base", choices=bases, metavar="BASE", help="one of " + ", ".join(bases))
-    kind.add_argument("--update", metavar="FILE", help="a Faster R-CNN pipeline.config of your own; prints what changes")
-    config.add_argument("--config", metavar="FILE", help="write the configuration to this file")
-    config.add_argument("--train_split", metavar="NAME", help="the split to train on (default: train, or the first)")
-    config.add_argument("--eval_split", metavar="NAME", help="the split to evaluate on (default: val, or what is trained on)")
-    config.add_argument("--fine_tune_checkpoint", metavar="PATH", help="where training starts from")
+    kind.add_argument(
+        "--update", type=given, metavar="FILE", help="a Faster R-CNN pipeline.config of your own; prints what changes"
+    )
+    config.add_argument("--config", type=given, metavar="FILE", help="write the configuration to this file")
+    config.add_argument("--train_split", type=given, metavar="NAME", help="the split to train on (default: train, or the first)")
+    evaluated = "the split to evaluate on (default: val, or what is trained on)"
+    config.add_argument("--eval_split", type=given, metavar="NAME", help=evaluated)
+    config.add_argument("--fine_tune_checkpoint", type=given, metavar="PATH", help="where training starts from")
     whole, number = typed(positive_int), typed(positive)
     depth, layers = "--mask_prediction_conv_depth", "--mask_prediction_num_conv_layers"
-    config.add_argument(depth, type=typed(_depth), metavar="N", help="default: 0, by the number of classes")
-    config.add_argument(layers, type=whole, metavar="N", help="default: the base's")
-    config.add_argument("--num_steps", type=whole, default=200_000, metavar="N", help="default: %(default)s")
-    config.add_argument("--batch_size", type=whole, default=1, metavar="N", help="default: %(default)s")
-    config.add_argument("--shuffle_mb", type=number, default=1000.0, metavar="MB", help="memory of the shuffle buffer")
+    config.add_argument(
+        depth, type=typed(_depth), metavar="N", help="default: 0, by the number of classes; with --update, the file's own"
+    )
+    config.add_argument(layers, type=whole, metavar="N", help="default: the base's; with --update, the file's own")
+    steps = "default: 200000, or in the Model Garden by the number of images; with --update, the file's own"
+    config.add_argument("--num_steps", type=whole, metavar="N", help=steps)
+    config.add_argument("--batch_size", type=whole, metavar="N", help="default: 1; with --update, the file's own")
+    memory = "memory of the shuffle buffer (default: 1000; with --update, the file's own)"
+    config.add_argument("--shuffle_mb", type=number, metavar="MB", help=memory)
 
     demo = commands.add_parser(
         "demo",
@@ -115,6 +123,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _depth(text: str) -> int:
     return 0 if text == "0" else positive_int(text)
+
+
+def _given(text: str) -> str:
+    if not text:
+        raise ValueError("expected a name, found nothing")
+    return text
 
 
 def _trainer_config(parsed: argparse.Namespace) -> int:

@@ -64,6 +64,12 @@ def check_inputs(options: RunOptions) -> None:
             FileSystems.get_filesystem(path)
         except ValueError:
             raise InputError(f"--{name} {path}: no storage of that kind is known here") from None
+        try:
+            there = storage.check(path if name == "annotations" else storage.join(path, ""), only_read=name == "images")
+        except InputError as error:
+            raise InputError(f"--{name} {error}") from None
+        if name == "images" and not there:
+            raise InputError(f"--images {path}: there is no such folder")
     if not options.annotations or (FileSystems.get_scheme(options.annotations) is None and os.path.isdir(options.annotations)):
         raise InputError(f"--annotations {options.annotations}: expected a file, or a pattern that files match")
     try:
@@ -99,6 +105,7 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome:
     pipeline_options = PipelineOptions([*flags, f"--runner={runner}"])
     local = runner in LOCAL_RUNNERS
     with quiet(options.verbose or not local) as terminal, watch_progress(terminal):
+        FileSystems.set_options(pipeline_options)  # whose credentials are to be used
         check_inputs(options)
         try:
             claim = prepare_output(options.output, options.overwrite, options.resume)

@@ -46,7 +46,7 @@ def tfds_features(encoding: MaskEncoding) -> dict[str, Any]:
 
 
 def tfds_info(manifest: dict[str, Any]) -> dict[str, Any]:
-    """`dataset_info.json`, from the manifest's shards."""
+    """`dataset_info.json`, from the manifest's shards, without empty splits: one would make all of them unreadable."""
     splits: dict[str, list[dict[str, Any]]] = {}
     for shard in manifest["shards"]:
         splits.setdefault(shard["split"], []).append(shard)
@@ -63,5 +63,6 @@ def tfds_info(manifest: dict[str, Any]) -> dict[str, Any]:
                 "numBytes": str(sum(shard["bytes"] for shard in shards)),
             }
             for name, shards in splits.items()
+            if any(shard["records"] for shard in shards)
         ],
     }

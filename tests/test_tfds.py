@@ -9,7 +9,8 @@ from typing import Any, get_args
 import pytest
 from conftest import Output
 
-from beam_pipeline.tfds import tfds_features
+from beam_pipeline.options import parse_splits
+from beam_pipeline.tfds import tfds_features, tfds_info
 from transforms.encode import MaskEncoding
 from transforms.tfrecord import read_records
 
@@ -68,3 +69,17 @@ def test_shards_are_counted(demo_output: Output) -> None:
                 lengths.append(str(sum(1 for _ in read_records(file))))
         assert split["shardLengths"] == lengths
         assert split["numBytes"] == str(sum(shard.stat().st_size for shard in shards))
+
+
+def test_empty_splits_are_left_out() -> None:
+    shards = [
+        {"split": split, "records": records, "bytes": records} for split, records in (("train", 0), ("train", 2), ("val", 0))
+    ]
+    info = tfds_info({"categories": 1, "maskbeam": "0", "shards": shards})
+    assert [(split["name"], split["shardLengths"]) for split in info["splits"]] == [("train", ["0", "2"])]
+
+
+def test_no_split_can_have_the_name_of_all_together() -> None:
+    assert parse_splits("al=0.5,all2=0.5")
+    with pytest.raises(ValueError, match="TensorFlow Datasets takes that for all splits"):
+        parse_splits("train=0.5,all=0.5")

@@ -2,7 +2,8 @@
 
     python train_model_garden.py YAML MODEL_DIR
 
-Only the image size is made smaller, to 256 pixels, and the number of steps, for the sake of time.
+Only the image size is made smaller, to 256 pixels, and the number of steps, for the sake of time; and weights are random, since
+the published backbone would have to be fetched.
 """
 
 import glob
@@ -22,7 +23,7 @@ def main(config, model_dir):
     params = exp_factory.get_exp_config("maskrcnn_resnetfpn_coco")
     params = hyperparams.override_params_dict(params, config, is_strict=True)
     small = {
-        "task": {"model": {"input_size": [256, 256, 3]}},
+        "task": {"model": {"input_size": [256, 256, 3]}, "init_checkpoint": None},
         "trainer": {"train_steps": 2, "steps_per_loop": 1, "summary_interval": 1, "checkpoint_interval": 2},
     }
     params = hyperparams.override_params_dict(params, small, is_strict=True)
