@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import struct
+import os
+import socket
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,22 @@ from apache_beam.io.filesystems import FileSystems
 from conftest import REAL_DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageSequence
+from pictures import (
+    GREY_ROWS,
+    HEIGHT,
+    TURNS,
+    WIDTH,
+    animated,
+    corrupt_jpeg,
+    jpeg_of,
+    opened,
+    picture,
+    png_of,
+    png_with,
+    saved,
+    with_orientation,
+)
+from PIL import Image, ImageFile, ImageSequence
 
 from transforms import storage
 from transforms.images import CheckedImage, ImageFolder, check_image
@@ -26,7 +40,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Palette images with Transparency:UserWarning"),
 ]
 
-HEIGHT, WIDTH = 24, 40
 NO_CAP = 10**8
 
 
@@ -35,75 +48,16 @@ def tf():
     return pytest.importorskip("tensorflow")
 
 
-def picture(height=HEIGHT, width=WIDTH, mode="RGB"):
-    """Colours that tell left from right and top from bottom, with some noise."""
-    y, x = np.mgrid[:height, :width]
-    noise = np.random.default_rng(height * width).integers(0, 40, (height, width))
-    colours = np.stack([y * 200 // height + noise, x * 200 // width, 255 - x * 200 // width], axis=2).astype(np.uint8)
-    return Image.fromarray(colours).convert(mode)
-
-
-def saved(image, image_format, **options):
-    file = io.BytesIO()
-    image.save(file, image_format, **options)
-    return file.getvalue()
-
-
-def with_orientation(orientation, image_format, **options):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return saved(picture(), image_format, exif=exif.tobytes(), **options)
-
-
-def check(data, height=HEIGHT, width=WIDTH, max_pixels=NO_CAP):
-    return check_image(data, height, width, max_pixels)
+def check(data, height=HEIGHT, width=WIDTH, max_pixels=NO_CAP, how="full"):
+    return check_image(data, height, width, max_pixels, how)
 
 
 def code_of(found):
     return found.code if isinstance(found, Problem) else "accepted"
 
 
-def opened(data):
-    return Image.open(io.BytesIO(data))
-
-
 def pixels_by_tensorflow(tf, data):
     return tf.io.decode_image(data, channels=3, expand_animations=False).numpy()
-
-
-def chunk(name, content):
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-
-def png_of(height, width, depth, colour, rows, *chunks):
-    """A PNG of any depth and colour type, its rows given as bytes without filter bytes."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
-    parts = [(b"IHDR", header), *chunks, (b"IDAT", pixels), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
-
-
-def png_with(*chunks, interlaced=0):
-    """A grey PNG of 8 bits with these chunks between its first and its last."""
-    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 0, 0, 0, interlaced)
-    parts = [(b"IHDR", header), *chunks, (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
-
-
-GREY_ROWS = zlib.compress(bytes((WIDTH + 1) * HEIGHT))
-
-
-def jpeg_of(marker, bits, height=HEIGHT, width=WIDTH):
-    """A grey JPEG of a process given by its frame marker; a lossless one (0xC3) is valid, and grey all over."""
-
-    def segment(kind, content):
-        return bytes((0xFF, kind)) + struct.pack(">H", len(content) + 2) + content
-
-    table = bytes([0, 1, *[0] * 15, 0])
-    frame = struct.pack(">BHHBBBB", bits, height, width, 1, 1, 0x11, 0)
-    scan = bytes([1, 1, 0, 1, 0, 0])
-    data = bytes(-(-height * width // 8))
-    return b"\xff\xd8" + segment(0xC4, table) + segment(marker, frame) + segment(0xDA, scan) + data + b"\xff\xd9"
 
 
 # ------------------------------------------------------------------------------------------------------------ paths
@@ -246,6 +200,37 @@ def test_storage_that_fails_is_no_problem_of_the_data(folder, monkeypatch, error
     monkeypatch.setattr(storage, "read_bytes", fail)
     with pytest.raises(type(error)):
         ImageFolder(str(folder)).read("a.jpg")
+
+
+def a_pipe(path):
+    os.mkfifo(path)
+
+
+def a_socket(path):
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(path)
+
+
+@pytest.mark.parametrize("make", [a_pipe, a_socket])
+def test_what_is_no_file_is_not_opened(folder, reads, make, monkeypatch):
+    monkeypatch.chdir(folder)  # the path of a socket can't be long
+    make("odd")
+    found = ImageFolder(str(folder)).read("odd")
+    assert found.code == "IMAGE_MISSING"
+    assert "is a pipe or a device" in found.message
+    assert reads == []
+
+
+def test_a_file_larger_than_a_record_is_not_opened(folder, reads):
+    with (folder / "large.jpg").open("wb") as file:
+        file.truncate(10**12)
+    found = ImageFolder(str(folder)).read("large.jpg")
+    assert found.code == "RECORD_LIMIT"
+    assert "1000000.0 MB, at most 512.0" in found.message
+    assert reads == []
+    assert ImageFolder(str(folder), 5).read("a.jpg") == b""
+    assert ImageFolder(str(folder), 4).read("a.jpg").code == "RECORD_LIMIT"
+    assert reads == [str(folder / "a.jpg")]
 
 
 def test_names_in_a_bucket_are_joined_to_its_path():
@@ -425,10 +410,6 @@ def test_damage_at_the_beginning_of_a_file_never_raises(data):
 # ------------------------------------------------------------------------------------------------------ unsupported
 
 
-def animated(image_format, **options):
-    return saved(picture(), image_format, save_all=True, append_images=[picture().rotate(180)], **options)
-
-
 UNSUPPORTED = {
     "animated GIF": animated("GIF"),
     "animated WebP": animated("WEBP", lossless=True),
@@ -487,15 +468,6 @@ def test_another_size_than_the_annotations_say_is_refused_with_both(data, height
 
 # ------------------------------------------------------------------------------------------------------ orientation
 
-TURNS = {
-    2: np.fliplr,
-    3: lambda pixels: np.rot90(pixels, 2),
-    4: np.flipud,
-    5: lambda pixels: pixels.swapaxes(0, 1),
-    6: lambda pixels: np.rot90(pixels, -1),
-    7: lambda pixels: np.rot90(pixels.swapaxes(0, 1), 2),
-    8: np.rot90,
-}
 EXIF_FORMATS = {
     "JPEG": ("JPEG", {}, ("IMAGE_TURNED",)),
     "PNG": ("PNG", {}, ("IMAGE_TURNED",)),
@@ -524,7 +496,7 @@ def test_pixels_are_turned_where_the_annotations_fit_the_upright_image(tf, orien
 def test_pixels_are_left_alone_where_the_annotations_fit_the_stored_image(tf, orientation, image_format, options, fixes):
     data = with_orientation(orientation, image_format, **options)
     found = check(data)
-    assert (found.height, found.width, found.fixes) == (HEIGHT, WIDTH, fixes[1:])
+    assert (found.height, found.width, found.fixes) == (HEIGHT, WIDTH, ("IMAGE_NOT_TURNED", *fixes[1:]))
     if image_format in ("JPEG", "PNG"):
         assert found.data == data
     else:
@@ -626,23 +598,165 @@ def test_of_16_bit_colours_the_upper_eight_are_kept(tf):
     np.testing.assert_array_equal(pixels_by_tensorflow(tf, check(data).data), DEEP >> 8)
 
 
+# ------------------------------------------------------------------------------------------------------ header only
+
+
+@pytest.mark.parametrize("data", [*PASSED_ON.values(), *CONVERTED.values()], ids=[*PASSED_ON, *CONVERTED])
+def test_of_a_sound_file_the_header_says_all(data):
+    assert check(data, how="header") == check(data)
+
+
+@pytest.mark.parametrize("data", [*NO_IMAGES.values(), *UNSUPPORTED.values()], ids=[*NO_IMAGES, *UNSUPPORTED])
+def test_the_header_tells_what_is_no_image_or_unsupported_but_for_pngs_with_odd_pixels(data):
+    found, fully = check(data, how="header"), check(data)
+    if isinstance(found, CheckedImage):
+        assert data.startswith(b"\x89PNG")
+        assert code_of(fully) == "IMAGE_CORRUPT"
+    else:
+        assert found.code == fully.code
+
+
+@pytest.mark.parametrize("data", WHOLE.values(), ids=WHOLE)
+def test_the_header_tells_sizes(data):
+    assert code_of(check(data, how="header", max_pixels=HEIGHT * WIDTH - 1)) == "PIXEL_LIMIT"
+    assert code_of(check(data, HEIGHT, WIDTH + 1, how="header")) == "DIM_MISMATCH"
+    assert code_of(check(data[: len(data) // 2], how="header")) == "IMAGE_CORRUPT"
+
+
+def test_by_the_header_only_what_is_converted_or_turned_is_decoded(monkeypatch):
+    decoded = []
+    load = ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: decoded.append(self.format) or load(self))
+    for name in ("JPEG", "progressive JPEG", "PNG", "grey PNG"):
+        assert check(WHOLE[name], how="header").data is WHOLE[name]
+    assert decoded == []
+    assert check(WHOLE["BMP"], how="header").fixes == ("IMAGE_CONVERTED",)
+    assert check(with_orientation(3, "JPEG"), how="header").fixes == ("IMAGE_TURNED",)
+    assert set(decoded) == {"BMP", "JPEG"}
+
+
+def test_damage_within_the_pixels_is_what_the_header_does_not_tell():
+    """The risk that the option's help speaks of; a converted file is decoded, so there it is found."""
+    damaged = corrupt_jpeg(200, 301)
+    assert code_of(check(damaged, 200, 301)) == "IMAGE_CORRUPT"
+    assert check(damaged, 200, 301, how="header").data is damaged
+    few_rows = NO_IMAGES["PNG, fewer rows than it says"]
+    assert check(few_rows, how="header").data is few_rows
+    few_rows_of_palette = png_of(HEIGHT, WIDTH, 8, 3, [bytes(WIDTH)] * (HEIGHT - 1), (b"PLTE", bytes(9)))
+    assert code_of(check(few_rows_of_palette, how="header")) == "IMAGE_CORRUPT"
+
+
 # ------------------------------------------------------------------------------------------------------- odd images
 
 ODD_IMAGES = REAL_DATA / "odd_images_synthetic"
-ODD_NAMES = sorted(path.name for path in ODD_IMAGES.iterdir()) if ODD_IMAGES.is_dir() else []
+ODD_HEIGHT, ODD_WIDTH = 64, 96
+AS_IS, CONVERTED_TO_PNG, LEFT = (), ("IMAGE_CONVERTED",), ("IMAGE_NOT_TURNED",)
+ODD = {
+    "1x1.jpg": AS_IS,
+    "anim.gif": "IMAGE_UNSUPPORTED",
+    "anim.webp": "IMAGE_UNSUPPORTED",
+    "apng.png": "IMAGE_UNSUPPORTED",
+    "arith.jpg": AS_IS,
+    "arithprog.jpg": AS_IS,
+    "bomb_100MP.png": "PIXEL_LIMIT",
+    "bomb_1bit_60000x60000.png": "PIXEL_LIMIT",
+    "cmyk.jpg": CONVERTED_TO_PNG,
+    "corrupt_mid.jpg": "IMAGE_CORRUPT",
+    "empty.jpg": "IMAGE_CORRUPT",
+    "exif6.jpg": LEFT,
+    "exif6.png": LEFT,
+    "exif6.webp": LEFT + CONVERTED_TO_PNG,
+    "float.tiff": "IMAGE_UNSUPPORTED",
+    "garbage_tail.jpg": AS_IS,
+    "gray.jpg": AS_IS,
+    "hdr_only_65500.jpg": "PIXEL_LIMIT",
+    "img.avif": "IMAGE_UNSUPPORTED",
+    "img.bmp": CONVERTED_TO_PNG,
+    "img.gif": CONVERTED_TO_PNG,
+    "img.heic": "IMAGE_UNSUPPORTED",
+    "img.jp2": "IMAGE_UNSUPPORTED",
+    "img.ppm": CONVERTED_TO_PNG,
+    "img.tiff": CONVERTED_TO_PNG,
+    "img.webp": CONVERTED_TO_PNG,
+    "img_lossless.webp": CONVERTED_TO_PNG,
+    "jpeg12.jpg": "IMAGE_UNSUPPORTED",
+    "jpegls.jls": "IMAGE_UNSUPPORTED",
+    "jpegxl.jxl": "IMAGE_UNSUPPORTED",
+    "lossless8.jpg": "IMAGE_UNSUPPORTED",
+    "lossless_sof3.jpg": "IMAGE_UNSUPPORTED",
+    "mpo.jpg": AS_IS,
+    "png_16gray.png": CONVERTED_TO_PNG,
+    "png_16rgb.png": CONVERTED_TO_PNG,
+    "png_1bit.png": CONVERTED_TO_PNG,
+    "png_as.jpg": AS_IS,
+    "png_badcrc.png": "IMAGE_CORRUPT",
+    "png_gray.png": AS_IS,
+    "png_la.png": CONVERTED_TO_PNG,
+    "png_palette.png": CONVERTED_TO_PNG,
+    "png_palette_trns.png": CONVERTED_TO_PNG,
+    "png_rgb.png": AS_IS,
+    "png_rgba.png": CONVERTED_TO_PNG,
+    "png_textbomb.png": "IMAGE_CORRUPT",
+    "png_trunc.png": "IMAGE_CORRUPT",
+    "restart.jpg": AS_IS,
+    "rgb_baseline.jpg": AS_IS,
+    "rgb_colorspace.jpg": AS_IS,
+    "rgb_progressive.jpg": AS_IS,
+    "text.jpg": "IMAGE_CORRUPT",
+    "trunc_50pct.jpg": "IMAGE_CORRUPT",
+    "trunc_hdr.jpg": "IMAGE_CORRUPT",
+    "trunc_last2.jpg": "IMAGE_CORRUPT",
+    "ycck.jpg": CONVERTED_TO_PNG,
+    "zero_dim.png": "IMAGE_CORRUPT",
+}
+"""The reason code, or what was done to the file, for annotations of the stored size."""
+ODD_SIZES = {"1x1.jpg": (1, 1)}  # of what gets as far as having its size looked at
 
 
-@pytest.mark.parametrize("name", ODD_NAMES)
-def test_odd_images_are_a_problem_or_decode_in_tensorflow(tf, monkeypatch, name):
+def test_every_odd_image_has_an_outcome(real_data):
+    assert sorted(path.name for path in ODD_IMAGES.iterdir()) == sorted(ODD)
+    assert len(ODD) == 56
+
+
+@pytest.mark.parametrize("how", ["full", "header"])
+@pytest.mark.parametrize("name", ODD)
+def test_odd_images_have_the_outcome_that_is_stated(real_data, monkeypatch, name, how):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    data = Path(ODD_IMAGES, name).read_bytes()
-    try:
-        with opened(data) as image:
-            height, width = image.height, image.width
-    except Exception:
-        height, width = 64, 96
-    found = check_image(data, height, width, 50_000_000)
-    assert isinstance(found, CheckedImage | Problem)
-    if isinstance(found, CheckedImage):
-        assert (found.height, found.width) == (height, width)
-        assert pixels_by_tensorflow(tf, found.data).shape == (height, width, 3)
+    data = (ODD_IMAGES / name).read_bytes()
+    found = check_image(data, *ODD_SIZES.get(name, (ODD_HEIGHT, ODD_WIDTH)), 50_000_000, how)
+    expected = ODD[name]
+    if how == "header" and name == "corrupt_mid.jpg":
+        expected = AS_IS
+    assert (found.code if isinstance(found, Problem) else found.fixes) == expected
+    if expected in (AS_IS, LEFT):
+        assert found.data is data
+
+
+def shown_by_pillow(data):
+    """What the picture shows, RGB, as Pillow decodes the original file; of 16 bits the upper eight."""
+    with opened(data) as image:
+        if image.mode.startswith("I;16"):
+            return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+        return np.asarray(image.convert("RGB"))
+
+
+def shown_by_tensorflow(tf, checked):
+    """As TensorFlow decodes what is written; of JPEG with the transform that rounds as the standard says, which Pillow's does."""
+    if checked.format == "jpeg":
+        return tf.io.decode_jpeg(checked.data, channels=3, dct_method="INTEGER_ACCURATE").numpy()
+    return tf.io.decode_png(checked.data, channels=3).numpy()
+
+
+@pytest.mark.parametrize("name", [name for name, expected in ODD.items() if not isinstance(expected, str)])
+def test_odd_images_that_are_written_decode_in_tensorflow_to_what_pillow_shows(real_data, tf, name):
+    data = (ODD_IMAGES / name).read_bytes()
+    height, width = ODD_SIZES.get(name, (ODD_HEIGHT, ODD_WIDTH))
+    shown = shown_by_pillow(data)
+    assert shown.shape == (height, width, 3)
+    checked = check_image(data, height, width, 50_000_000)
+    np.testing.assert_array_equal(shown_by_tensorflow(tf, checked), shown)
+    assert tf.io.decode_image(checked.data, channels=3, expand_animations=False).shape == (height, width, 3)
+    if name.startswith("exif6"):
+        turned = check_image(data, width, height, 50_000_000)
+        assert turned.fixes[0] == "IMAGE_TURNED"
+        np.testing.assert_array_equal(shown_by_tensorflow(tf, turned), TURNS[6](shown))

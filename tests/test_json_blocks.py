@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from itertools import chain, pairwise, repeat
 from unittest import mock
 
+import google_crc32c
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,6 +33,15 @@ def chunks_of(count: int) -> AbstractContextManager[object]:
 
 def cut(text: bytes, keys: frozenset[str] = LISTS) -> list[Block]:
     return list(cut_blocks(io.BytesIO(text).read, keys, "file.json"))
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 2, 7, 50, 1000])
+def test_each_block_has_the_checksum_of_its_bytes(chunk_bytes: int) -> None:
+    with chunks_of(chunk_bytes):
+        blocks = cut(SMALL)
+    assert len(blocks) >= 3
+    for block in blocks:
+        assert block.crc32c == google_crc32c.value(SMALL[block.offset : block.offset + block.length])
 
 
 def parsed_lists(text: bytes) -> dict[str, list[object]]:
@@ -303,6 +313,14 @@ def test_no_more_is_read_at_once_than_a_chunk() -> None:
 def test_any_amount_of_white_space_may_stand_between_key_and_list(gap: bytes) -> None:
     text = b"{" + gap % (b" " * 300) + b'{"id":1}],"annotations":[],"categories":[]}'
     assert parsed_lists(text)["images"] == [{"id": 1}]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
+def test_a_key_may_be_written_with_escapes(chunk: int) -> None:
+    escaped = "".join(f"\\u{ord(letter):04x}" for letter in "annotations")
+    text = f'{{"images": [], "annotations": [1], "{escaped}": [2], "\\u0063ategories": [3], "images\\x": [4]}}'.encode()
+    with chunks_of(chunk):
+        assert parsed_lists(text) == {"images": [], "annotations": [1, 2], "categories": [3]}
 
 
 def test_the_end_of_a_long_key_is_not_taken_for_a_key() -> None:

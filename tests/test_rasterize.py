@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
+import tracemalloc
 
 import apache_beam as beam
 import numpy as np
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 from drawings import draw
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
 from transforms import rasterize, run_lengths
-from transforms.rasterize import Drops
+from transforms.rasterize import Drops, Limits
 from transforms.records import AnnotatedImage, Instance, Polygons, Reject, RunLengths
 from transforms.sources.coco import parse_annotation
 
@@ -247,6 +249,148 @@ def test_the_second_ring_counts_as_clipped_too_and_height_is_not_mistaken_for_wi
     assert rasterize.rasterize(instance(upright, box), 4, 5).fixes == ("POLYGON_CLIPPED",)
 
 
+# -------------------------------------------------------------------------------------------------- crossing sides
+
+CROSSING = {
+    "bow-tie": [0, 0, 5, 4, 5, 0, 0, 4],
+    "bow-tie, the other way round": [0, 4, 5, 0, 5, 4, 0, 0],
+    "bow-tie of thousandths, that look alike in hundredths": [0.001, 0, 5, 4.001, 5.001, 0, 0, 4],
+    "a loop inside a loop": [0, 0, 5, 0, 5, 4, 2, 4, 2, 1, 4, 1, 4, 2, 0, 2],
+    "a star of five points": [2.5, 0, 4, 4, 0, 1.5, 5, 1.5, 1, 4],
+    "the closing side crosses": [0, 0, 4, 0, 4, 3, 2, -1, 1, 3],
+    "a twist of a hundredth": [0, 0, 5, 0, 5, 4, 2.01, 4, 2, 4.01, 2, 3.99, 2.02, 4, 0, 4],
+}
+NOT_CROSSING = {
+    "square": SQUARE,
+    "clockwise": [1, 3, 4, 3, 4, 1, 1, 1],
+    "triangle": [0, 0, 5, 0, 5, 4],
+    "closed twice": [*SQUARE, 1, 1],
+    "each point twice": [1, 1, 1, 1, 4, 1, 4, 1, 4, 3, 4, 3, 1, 3, 1, 3],
+    "the same way twice": SQUARE + SQUARE,
+    "there and back": [1, 1, 4, 1, 4, 3, 4, 1],
+    "two squares that touch in a corner": [0, 0, 2, 0, 2, 2, 4, 2, 4, 4, 2, 4, 2, 2, 0, 2],
+    "a corner that touches a side": [0, 0, 5, 0, 5, 4, 2.5, 0, 0, 4],
+    "a hole on a bridge": [0, 0, 5, 0, 5, 4, 0, 4, 0, 0, 1, 1, 1, 3, 4, 3, 4, 1, 1, 1],
+    "a point": [1, 1, 1, 1, 1, 1],
+}
+
+
+def whole(ring):
+    return np.rint(np.array(ring, np.float64).ravel() * 100)
+
+
+def crosses_by_fractions(ring):
+    """The definition, side by side, in whole numbers that can't overflow."""
+    points = [(int(x), int(y)) for x, y in whole(ring).reshape(-1, 2)]
+    sides = list(zip(points, points[1:] + points[:1], strict=True))
+
+    def side_of(a, b, c):
+        turn = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+        return (turn > 0) - (turn < 0)
+
+    return any(
+        side_of(a, b, c) * side_of(a, b, d) < 0 and side_of(c, d, a) * side_of(c, d, b) < 0
+        for number, (a, b) in enumerate(sides)
+        for c, d in sides[:number]
+    )
+
+
+@pytest.fixture(params=["few sides", "many sides"])
+def crosses(request, monkeypatch):
+    """`crosses_itself`, as it goes about few sides and about many."""
+    if request.param == "many sides":
+        monkeypatch.setattr(rasterize, "FEW_SIDES", 0)
+        monkeypatch.setattr(rasterize, "PAIRS_AT_ONCE", 7)
+    return lambda ring: rasterize.crosses_itself(whole(ring))
+
+
+@pytest.mark.parametrize("ring", CROSSING.values(), ids=CROSSING)
+def test_a_ring_whose_sides_cross_is_found(crosses, ring):
+    assert crosses_by_fractions(ring)
+    assert crosses(ring)
+    assert crosses([value + 90_000 for value in ring])
+    upright = np.array(ring).reshape(-1, 2)[:, ::-1].ravel()
+    assert crosses(upright)
+    assert crosses(upright * np.tile([1.0, 10.0], len(ring) // 2))
+
+
+@pytest.mark.parametrize("ring", NOT_CROSSING.values(), ids=NOT_CROSSING)
+def test_sides_that_touch_or_lie_on_one_another_do_not_cross(crosses, ring):
+    assert not crosses_by_fractions(ring)
+    assert not crosses(ring)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(*[st.integers(0, 6) | st.integers(-(10**7), 10**7)] * 2), min_size=3, max_size=12))
+def test_rings_cross_where_the_definition_says_so(crosses, points):
+    ring = [value / 100 for point in points for value in point]
+    assert crosses(ring) == crosses_by_fractions(ring)
+
+
+def circle(count, radius=1000.0):
+    angles = np.arange(count) * (2 * np.pi / count)
+    return np.stack([radius + radius * np.cos(angles), 2 * radius + 2 * radius * np.sin(angles)], axis=1)
+
+
+@pytest.mark.parametrize("count", [63, 64, 65, 66, 1000, 100_000])
+def test_one_twist_among_many_sides_is_found(count):
+    points = circle(count)
+    assert not rasterize.crosses_itself(whole(points.ravel()))
+    middle = count // 3
+    apart = points.copy()
+    apart[middle - 1 : middle + 3] = points[middle] + np.array([[0, 0], [0.5, 0.5], [0.5, 0], [0, 0.5]])
+    assert rasterize.crosses_itself(whole(apart.ravel()))
+
+
+@pytest.mark.parametrize("standing", [False, True])
+def test_a_twist_at_the_end_of_a_long_comb_is_found(standing):
+    """Along the comb a tooth has two neighbours; across it, all of them."""
+    along = np.arange(40_000) * 0.05
+    comb = np.stack([along, np.where(np.arange(40_000) % 4 < 2, 0.0, 100.0)], axis=1)
+    comb = np.concatenate([comb, [[2010.0, 50.0], [2010.0, -50.0], [0.0, -50.0]]])
+    twisted = comb.copy()
+    twisted[-5:-3] = twisted[-4:-6:-1]
+    for points, expected in ((comb, False), (twisted, True)):
+        assert rasterize.crosses_itself(whole(points[:, ::-1] if standing else points)) is expected
+
+
+def test_the_worst_rings_are_looked_through_in_bounded_time_and_memory():
+    """100,000 long sides side by side, whichever way one looks; the pairs would be five billion."""
+    step = np.arange(50_000) * 0.02
+    comb = np.stack([np.stack([step, -step], 1), np.stack([step + 900.01, 899.99 - step], 1)], axis=1).reshape(-1, 2)
+    back = comb[-1] + [10.0, 0.0], [comb[0][0] + 1000, 2000.0], [-50.0, 2000.0], [-50.0, 0.0]
+    ring = np.concatenate([comb, np.array([list(point) for point in back])])
+    tracemalloc.start()
+    began = time.monotonic()
+    rasterize.crosses_itself(whole(ring.ravel()))
+    seconds, (_, peak) = time.monotonic() - began, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert seconds < 5
+    assert peak < 100_000_000
+
+
+@pytest.mark.parametrize("rings", [[CROSSING["bow-tie"]], [SQUARE, CROSSING["bow-tie"]]], ids=["alone", "second ring"])
+def test_a_bow_tie_is_kept_as_pycocotools_draws_it_and_counted(rings):
+    drawn = rasterize.rasterize(annotated(rings), 4, 5)
+    assert drawn.fixes == ("POLYGON_CROSSES_ITSELF",)
+    np.testing.assert_array_equal(run_lengths.to_mask(drawn.shape), ann_to_mask(rings, 4, 5))
+
+
+def test_a_twist_below_a_hundredth_of_a_pixel_is_not_counted():
+    for scale, fixes in ((0.01, ("POLYGON_CROSSES_ITSELF",)), (0.001, ())):
+        twist = [2 + scale, 4, 2, 4 + scale, 2, 4 - scale, 2 + 2 * scale, 4]
+        assert rasterize.rasterize(annotated([[0, 0, 5, 0, 5, 4, *twist, 0, 4]]), 6, 7).fixes == fixes
+
+
+def test_rings_that_cross_one_another_are_not_counted():
+    assert rasterize.rasterize(annotated([SQUARE, [0, 2, 5, 2, 5, 2.5, 0, 2.5]]), 4, 5).fixes == ()
+
+
+def test_what_crosses_and_reaches_over_is_counted_as_both():
+    drawn = rasterize.rasterize(annotated([[0, 0, 6, 4, 6, 0, 0, 4]]), 4, 5)
+    assert drawn.fixes == ("POLYGON_CLIPPED", "POLYGON_CROSSES_ITSELF")
+
+
 # -------------------------------------------------------------------------------------------------- bad run lengths
 
 BAD_RUN_LENGTHS = {
@@ -391,6 +535,27 @@ def test_crowds_and_instances_without_a_mask_are_dropped_where_told():
     assert outcome(Drops()) == ([1, 2, 3], [])
     assert outcome(Drops(crowds=True)) == ([1, 3], [(2, "DROPPED_CROWD")])
     assert outcome(Drops(without_mask=True)) == ([1, 2], [(3, "DROPPED_WITHOUT_MASK")])
+
+
+def test_an_image_over_the_limit_of_instances_is_rejected_with_all_of_them():
+    image = image_with(*(instance(MASK, annotation_id=number) for number in range(4)))
+    drawn, rejects = rasterize.rasterize_image(image, limits=Limits(instances=4))
+    assert (len(drawn.instances), rejects) == (4, [])
+    drawn, rejects = rasterize.rasterize_image(image, limits=Limits(instances=3))
+    assert drawn is None
+    assert [(one.kind, one.annotation_id, one.reason) for one in rejects] == [
+        ("image", None, "INSTANCE_LIMIT"),
+        *(("annotation", number, "INSTANCE_LIMIT") for number in range(4)),
+    ]
+    assert "has 4 annotations, at most 3 are read (--max_instances)" in rejects[0].message
+
+
+def test_the_limit_of_points_is_exact_and_counts_all_rings():
+    image = image_with(instance(polygons(SQUARE, SQUARE)))
+    assert rasterize.rasterize_image(image, limits=Limits(points=8))[1] == []
+    (reject,) = rasterize.rasterize_image(image, limits=Limits(points=7))[1]
+    assert reject.reason == "POINT_LIMIT"
+    assert "8 points, at most 7 are read (--max_points)" in reject.message
 
 
 def test_the_transform_gives_images_and_rejects_apart():

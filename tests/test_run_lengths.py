@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -275,3 +276,17 @@ def test_a_mask_of_many_runs_is_coded_as_pycocotools_codes_it():
     theirs = by_pycocotools(mask.astype(np.uint8))
     assert run_lengths.from_mask(mask).counts == theirs["counts"]
     np.testing.assert_array_equal(run_lengths.to_mask(RunLengths(301, 407, theirs["counts"])), mask)
+
+
+@pytest.mark.parametrize("text", [b"1", b"PPPPPP0", b"P0o?5"])
+def test_long_counts_take_little_memory_and_are_read_as_short_ones_are(text):
+    counts = text * (2_000_000 // len(text))
+    tracemalloc.start()
+    try:
+        runs = run_lengths.decode_counts(counts)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 40 * len(counts)
+    assert runs.tolist() == slow_decode(counts)
+    assert [one.tolist() for one in run_lengths.decode_checked([b"5", counts, b"5"])] == [[5], runs.tolist(), [5]]

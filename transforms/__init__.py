@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transforms.rasterize import Drops as Drops
+    from transforms.rasterize import Limits as Limits
     from transforms.rasterize import Rasterize as Rasterize
     from transforms.records import AnnotatedImage as AnnotatedImage
     from transforms.records import Category as Category
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "rasterize": (
         "Drops",
+        "Limits",
         "Rasterize",
     ),
     "records": (

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import os
+import stat
 import struct
 import zlib
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ READ_FORMATS = tuple(
 )
 """What Pillow may try; naming the plugins registers them. JPEG includes MPO. Everything but JPEG and PNG is converted."""
 
+ImageCheck = Literal["full", "header"]
+"""`full`: every file is decoded. `header`: only those that have to be converted or turned; of others, the pixels are trusted."""
+
 _ORIENTATION = 0x0112
 _UNREADABLE = ((4, b"ftyp"), (0, b"%!PS"), (0, b"\xff\x0a"), (4, b"JXL "), (4, b"jP  "), (0, b"\xff\x4f\xff\x51"))
 """Offset and bytes that tell pictures of formats outside the list (HEIC, AVIF, EPS, JPEG XL, JPEG 2000) from rubbish."""
@@ -49,9 +53,13 @@ _UNREADABLE = ((4, b"ftyp"), (0, b"%!PS"), (0, b"\xff\x0a"), (4, b"JXL "), (4, b
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The folder or bucket that image file names are relative to. Nothing outside it is ever opened."""
+    """The folder or bucket that image file names are relative to. Nothing outside it is ever opened.
+
+    `max_bytes` is for a folder, where what lies in it may be anything; a larger file would not fit into a record.
+    """
 
     root: str
+    max_bytes: int = 512_000_000
 
     def locate(self, file_name: str) -> str | Problem:
         """The path of an image; `PATH_FORBIDDEN` for a name that leads out, by itself or through a link."""
@@ -68,16 +76,28 @@ class ImageFolder:
         return path
 
     def read(self, file_name: str) -> bytes | Problem:
-        """The file's bytes; PATH_FORBIDDEN, IMAGE_MISSING. Raises what storage raises for any other reason."""
+        """The file's bytes; PATH_FORBIDDEN, IMAGE_MISSING, RECORD_LIMIT. Raises what storage raises for any other reason."""
         path = self.locate(file_name)
         if isinstance(path, Problem):
             return path
         try:
-            return storage.read_bytes(path)
+            return self._too_odd(path) or storage.read_bytes(path)
         except Exception as error:
             if storage.is_missing(error) or getattr(error, "errno", None) in (errno.ELOOP, errno.ENAMETOOLONG):
                 return problem(ReasonCode.IMAGE_MISSING, f"there is no file {path}")
             raise
+
+    def _too_odd(self, path: str) -> Problem | None:
+        """What must not even be opened: a pipe, whose end may never come, and a file larger than memory."""
+        if FileSystems.get_scheme(self.root) is not None:
+            return None
+        found = os.stat(path)
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            return problem(ReasonCode.IMAGE_MISSING, f"{path} is a pipe or a device and no file")
+        if found.st_size > self.max_bytes:
+            message = f"the file has {found.st_size / 1e6:.1f} MB, at most {self.max_bytes / 1e6:.1f} are read (--max_record_mb)"
+            return problem(ReasonCode.RECORD_LIMIT, message)
+        return None
 
 
 class CheckedImage(NamedTuple):
@@ -140,8 +160,8 @@ def _check_jpeg(data: bytes) -> Problem | None:
 
 
 def _check_png(data: bytes) -> Problem | None:
-    """What Pillow lets pass: a PNG that is cut off behind its pixels, has too few of them, or a wrong checksum."""
-    position, pixels = 8, []
+    """What Pillow lets pass: a PNG that is cut off behind its pixels, or has a wrong checksum."""
+    position = 8
     while position + 12 <= len(data):
         end = position + 12 + int.from_bytes(data[position : position + 4], "big")
         if zlib.crc32(data[position + 4 : end - 4]).to_bytes(4, "big") != data[end - 4 : end]:
@@ -149,19 +169,29 @@ def _check_png(data: bytes) -> Problem | None:
         name = data[position + 4 : position + 8]
         if name[:1].isupper() and name not in (b"IHDR", b"PLTE", b"IDAT", b"IEND"):
             return _unreadable(data, f"it can't be shown without its chunk {name!r}, which no reader knows")
-        if name == b"IDAT":
-            pixels.append(data[position + 8 : end - 4])
         if name == b"IEND":
-            return _check_png_rows(data, b"".join(pixels))
+            return None
         position = end
     return _unreadable(data, "it has no end chunk")
 
 
-def _check_png_rows(data: bytes, compressed: bytes) -> Problem | None:
+def _png_pixels(data: bytes) -> bytes:
+    """The compressed pixels of a PNG that `_check_png` has found whole."""
+    position, pixels = 8, []
+    while (name := data[position + 4 : position + 8]) != b"IEND":
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        if name == b"IDAT":
+            pixels.append(data[position + 8 : end - 4])
+        position = end
+    return b"".join(pixels)
+
+
+def _check_png_rows(data: bytes) -> Problem | None:
     """Whether as many rows are there as the header says; of interlaced ones, Pillow has to judge."""
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
     if interlaced or colour not in _PNG_CHANNELS:
         return None
+    compressed = _png_pixels(data)
     expected = height * (1 + (width * depth * _PNG_CHANNELS[colour] + 7) // 8)
     inflate = zlib.decompressobj()
     found = 0
@@ -194,19 +224,20 @@ _TURNS = {
 """What makes the pixels upright, by EXIF orientation."""
 
 
-def check_image(data: bytes, height: int, width: int, max_pixels: int) -> CheckedImage | Problem:
+def check_image(data: bytes, height: int, width: int, max_pixels: int, check: ImageCheck = "full") -> CheckedImage | Problem:
     """The image that annotations for height × width pixels belong to, decoded once to be sure that it can be.
 
-    A JPEG is decoded at an eighth of its size, which reads all of the file at two thirds of the cost. Where the EXIF
-    orientation is not upright and the annotations fit the upright image, the pixels are turned; else they are left alone.
-    Codes: IMAGE_CORRUPT, IMAGE_UNSUPPORTED, PIXEL_LIMIT, DIM_MISMATCH.
+    A JPEG is decoded at an eighth of its size, which reads all of the file at two thirds of the cost. With `check="header"`
+    files that are passed on as they are aren't decoded: damage within their pixels goes unnoticed.
+    Where the EXIF orientation is not upright and the annotations fit the upright image, the pixels are turned; else they are
+    left alone. Codes: IMAGE_CORRUPT, IMAGE_UNSUPPORTED, PIXEL_LIMIT, DIM_MISMATCH.
     """
     wrong = _check_jpeg(data) if data.startswith(b"\xff\xd8") else None
     if wrong:
         return wrong
     try:
         with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
-            return _check_open(image, data, height, width, max_pixels)
+            return _check_open(image, data, (height, width), max_pixels, check)
     except UnidentifiedImageError:
         return _unreadable(data, "unknown format")
     except Image.DecompressionBombError as error:
@@ -215,10 +246,12 @@ def check_image(data: bytes, height: int, width: int, max_pixels: int) -> Checke
         return _unreadable(data, str(error))  # all of these come out of Pillow's plugins for damaged files
 
 
-def _check_open(image: Image.Image, data: bytes, height: int, width: int, max_pixels: int) -> CheckedImage | Problem:
+def _check_open(
+    image: Image.Image, data: bytes, annotated: tuple[int, int], max_pixels: int, check: ImageCheck
+) -> CheckedImage | Problem:
     if image.width * image.height > max_pixels:
         found = f"{image.height} × {image.width} (height × width)"
-        return problem(ReasonCode.PIXEL_LIMIT, f"the image is {found}, at most {max_pixels} pixels are read")
+        return problem(ReasonCode.PIXEL_LIMIT, f"the image is {found}, at most {max_pixels} pixels are read (--max_megapixels)")
     wrong = _check_png(data) if image.format == "PNG" else None
     if wrong:
         return wrong
@@ -234,23 +267,28 @@ def _check_open(image: Image.Image, data: bytes, height: int, width: int, max_pi
     turned_by_pillow = image.format == "TIFF" and orientation in _TURNS
     size = image.height, image.width
     stored, upright = (size[::-1], size) if turned_by_pillow and sideways else (size, size[::-1] if sideways else size)
-    turn = orientation in _TURNS and upright == (height, width)
-    if not turn and stored != (height, width):
-        message = f"the image is {stored[0]} × {stored[1]} (height × width), its annotations are for {height} × {width}"
-        return problem(ReasonCode.DIM_MISMATCH, message)
+    turn = orientation in _TURNS and upright == annotated
+    if not turn and stored != annotated:
+        found, expected = f"{stored[0]} × {stored[1]} (height × width)", f"{annotated[0]} × {annotated[1]}"
+        return problem(ReasonCode.DIM_MISMATCH, f"the image is {found}, its annotations are for {expected}")
     as_is = _decodes_as_is(image, data)
-    if as_is and not turn:
-        if image.format != "PNG":
-            image.draft(image.mode, (max(1, width // 8), max(1, height // 8)))
+    fixes = () if as_is else (Fix.IMAGE_CONVERTED.name,)
+    if orientation in _TURNS:
+        fixes = ((Fix.IMAGE_TURNED if turn else Fix.IMAGE_NOT_TURNED).name, *fixes)
+    if check != "header" or turn or not as_is:
+        wrong = _check_png_rows(data) if image.format == "PNG" else None
+        if wrong:
+            return wrong
+        if as_is and not turn and image.format != "PNG":
+            image.draft(image.mode, (max(1, size[1] // 8), max(1, size[0] // 8)))
         image.load()
+    if as_is and not turn:
         format_: Literal["jpeg", "png"] = "png" if image.format == "PNG" else "jpeg"
-        return CheckedImage(data, format_, height, width, hashlib.sha256(data).hexdigest(), ())
-    image.load()
+        return CheckedImage(data, format_, *annotated, hashlib.sha256(data).hexdigest(), fixes)
     pixels: Image.Image = image
     if turn and not turned_by_pillow:
         pixels = image.transpose(_TURNS[orientation])
     elif turned_by_pillow and not turn:
         pixels = image.transpose(_TURNS[{6: 8, 8: 6}.get(orientation, orientation)])  # back again
-    fixes = ((Fix.IMAGE_TURNED.name,) if turn else ()) + (() if as_is else (Fix.IMAGE_CONVERTED.name,))
     converted = _to_png(pixels)
-    return CheckedImage(converted, "png", height, width, hashlib.sha256(converted).hexdigest(), fixes)
+    return CheckedImage(converted, "png", *annotated, hashlib.sha256(converted).hexdigest(), fixes)

@@ -28,16 +28,26 @@ from transforms.records import (
     Reject,
     RunLengths,
     problem,
+    reject_image,
 )
 
 MAX_COORDINATE = 1e5  # pixels; pycocotools takes gigabytes from 1e6 on
-MAX_POINTS = 100_000
 MAX_OUTLINE = 2e6  # pixels along all rings; pycocotools walks them in fifths, some 50 bytes a step
+FEW_SIDES = 64  # of so many, each is compared with each: 10 µs for 30, where the other way takes 40
+MAX_PAIRS = 1 << 21  # of sides that are compared in one ring, which takes 0.2 s
+PAIRS_AT_ONCE = 1 << 16
 
 BoxSource = Literal["annotation", "mask"]
 
 
-def check_polygons(polygons: Polygons) -> Problem | None:
+class Limits(NamedTuple):
+    """How much is drawn: points of one annotation, instances of one image."""
+
+    points: int = 100_000
+    instances: int = 10_000
+
+
+def check_polygons(polygons: Polygons, max_points: int = Limits().points) -> Problem | None:
     """What must hold before pycocotools sees the rings: even counts of at least six, finite, bounded, not too many.
 
     Codes: POLY_MALFORMED, POINT_LIMIT, COORD_INVALID.
@@ -50,8 +60,8 @@ def check_polygons(polygons: Polygons) -> Problem | None:
             return problem(ReasonCode.POLY_MALFORMED, message)
     values = polygons.values()
     points = len(values) // 2
-    if points > MAX_POINTS:
-        return problem(ReasonCode.POINT_LIMIT, f"the polygon has {points} points, at most {MAX_POINTS} are read")
+    if points > max_points:
+        return problem(ReasonCode.POINT_LIMIT, f"the polygon has {points} points, at most {max_points} are read (--max_points)")
     lowest, highest = values.min(), values.max()
     if not (lowest >= -MAX_COORDINATE and highest <= MAX_COORDINATE):  # NaN too
         found = next(value for value in values if not abs(value) <= MAX_COORDINATE)
@@ -71,9 +81,62 @@ def outline_length(ring: npt.NDArray[np.float64]) -> float:
     return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
 
 
-def rasterize_polygons(polygons: Polygons, height: int, width: int) -> RunLengths | Problem:
+def crosses_itself(hundredths: npt.NDArray[np.float64]) -> bool:
+    """Whether two sides of a closed ring cross: they meet in one point, which is an end of neither.
+
+    Coordinates are in whole hundredths of a pixel, so that nothing here is rounded, and the answer depends on no processor.
+    Sides that touch, or lie on one another, don't cross. In a ring of over `FEW_SIDES` sides those are compared that lie
+    side by side along the longer axis, and no more than `MAX_PAIRS` of them.
+    """
+    corners = np.concatenate((hundredths, hundredths[:2])).view(np.complex128)
+    if len(corners) > FEW_SIDES + 1:
+        return _any_near_cross(corners)
+    lines = np.subtract.outer(corners, corners[:-1])
+    lines *= (corners[1:] - corners[:-1]).conj()
+    sides = lines.imag  # [corner, side]: > 0 where the corner lies left of the side, < 0 where it lies right
+    parted = sides[:-1] * sides[1:] < 0  # [one, other]: the ends of the one lie on either side of the other
+    return bool((parted & parted.T).any())
+
+
+def _any_near_cross(corners: npt.NDArray[np.complex128]) -> bool:
+    """`crosses_itself` for many sides: sorted by where they begin, each is compared with those that begin before it ends."""
+    if np.ptp(corners.imag) > np.ptp(corners.real):
+        corners = corners.imag + 1j * corners.real  # a mirror image
+    begins, ends = np.minimum(corners.real[:-1], corners.real[1:]), np.maximum(corners.real[:-1], corners.real[1:])
+    order = np.argsort(begins, kind="stable")
+    a, b = corners[:-1][order], corners[1:][order]
+    low, high = np.minimum(a.imag, b.imag), np.maximum(a.imag, b.imag)
+    partners = np.searchsorted(begins[order], ends[order], "right") - np.arange(1, len(a) + 1)
+    compared = np.cumsum(partners)
+    start = done = 0
+    while start < len(a) and done < MAX_PAIRS:
+        stop = max(start + 1, int(np.searchsorted(compared, done + PAIRS_AT_ONCE, "right")))
+        counts = partners[start:stop]
+        one = np.repeat(np.arange(start, stop), counts)
+        other = one + 1 + np.arange(len(one)) - np.repeat(np.cumsum(counts) - counts, counts)
+        near = (low[one] <= high[other]) & (low[other] <= high[one])
+        one, other = one[near], other[near]
+        if np.any(_parts(a[one], b[one], a[other], b[other]) & _parts(a[other], b[other], a[one], b[one])):
+            return True
+        start, done = stop, int(compared[stop - 1])
+    return False
+
+
+def _parts(
+    a: npt.NDArray[np.complex128],
+    b: npt.NDArray[np.complex128],
+    c: npt.NDArray[np.complex128],
+    d: npt.NDArray[np.complex128],
+) -> npt.NDArray[np.bool_]:
+    """Whether the line through a and b has c on one side and d on the other."""
+    along = (b - a).conj()
+    apart: npt.NDArray[np.bool_] = (along * (c - a)).imag * (along * (d - a)).imag < 0
+    return apart
+
+
+def rasterize_polygons(polygons: Polygons, height: int, width: int, max_points: int = Limits().points) -> RunLengths | Problem:
     """The union of the rings as pycocotools' `annToMask` draws it. Codes: those of `check_polygons`, EMPTY_MASK."""
-    wrong = check_polygons(polygons)
+    wrong = check_polygons(polygons, max_points)
     if wrong:
         return wrong
     parts = cocomask.frPyObjects(polygons.rings(), height, width)
@@ -107,13 +170,20 @@ def clip_box(box: Box, height: int, width: int) -> Box | None:
     return (ymin, xmin, ymax, xmax) if ymin < ymax and xmin < xmax else None
 
 
-def reaches_over(polygons: Polygons, height: int, width: int) -> bool:
-    """Whether any corner lies outside the image."""
+def oddities(polygons: Polygons, height: int, width: int) -> list[str]:
+    """What is counted of a polygon that was drawn: a corner that lies outside the image, a ring that crosses itself."""
     values = polygons.values()
-    return bool(values.min() < 0 or values[0::2].max() > width or values[1::2].max() > height)
+    found = []
+    if values.min() < 0 or values[0::2].max() > width or values[1::2].max() > height:
+        found.append(Fix.POLYGON_CLIPPED.name)
+    if any(map(crosses_itself, polygons.split(np.rint(values * 100)))):
+        found.append(Fix.POLYGON_CROSSES_ITSELF.name)
+    return found
 
 
-def rasterize(instance: Instance, height: int, width: int, boxes: BoxSource = "annotation") -> Instance | Problem:
+def rasterize(
+    instance: Instance, height: int, width: int, boxes: BoxSource = "annotation", max_points: int = Limits().points
+) -> Instance | Problem:
     """The instance with its shape as run lengths (or None still) and a box inside an image of height × width pixels.
 
     `boxes="annotation"` keeps the annotation's box, clipped, and takes the mask's where that has no area;
@@ -123,11 +193,10 @@ def rasterize(instance: Instance, height: int, width: int, boxes: BoxSource = "a
     fixes = list(instance.fixes)
     shape = instance.shape
     if isinstance(shape, Polygons):
-        drawn = rasterize_polygons(shape, height, width)
+        drawn = rasterize_polygons(shape, height, width, max_points)
         if isinstance(drawn, Problem):
             return drawn
-        if reaches_over(shape, height, width):
-            fixes.append(Fix.POLYGON_CLIPPED.name)
+        fixes += oddities(shape, height, width)
         shape = drawn
     elif shape is not None:
         wrong = check_run_lengths(shape, height, width)
@@ -164,13 +233,19 @@ class Drops(NamedTuple):
 
 
 def rasterize_image(
-    image: AnnotatedImage, boxes: BoxSource = "annotation", drops: Drops = Drops()
+    image: AnnotatedImage, boxes: BoxSource = "annotation", drops: Drops = Drops(), limits: Limits = Limits()
 ) -> tuple[AnnotatedImage | None, list[Reject]]:
-    """The image with what can be drawn of it, and a reject for each instance that can't; None if it is dropped itself."""
+    """The image with what can be drawn of it, and a reject for each instance that can't; None if it is dropped itself.
+
+    Codes: those of `rasterize`, and of `Drops`; INSTANCE_LIMIT for an image with over `limits.instances` annotations.
+    """
+    if len(image.instances) > limits.instances:
+        message = f"the image has {len(image.instances)} annotations, at most {limits.instances} are read (--max_instances)"
+        return None, reject_image(image, problem(ReasonCode.INSTANCE_LIMIT, message))
     kept: list[Instance] = []
     rejects: list[Reject] = []
     for instance in image.instances:
-        drawn = drops.why(instance) or rasterize(instance, image.height, image.width, boxes)
+        drawn = drops.why(instance) or rasterize(instance, image.height, image.width, boxes, limits.points)
         if isinstance(drawn, Problem):
             rejects.append(Reject("annotation", image.image_id, instance.annotation_id, drawn.code, drawn.message))
         else:
@@ -202,6 +277,7 @@ class Rasterize(beam.PTransform):  # type: ignore[misc]
 
     boxes: BoxSource = "annotation"
     drops: Drops = Drops()
+    limits: Limits = Limits()
 
     def __post_init__(self) -> None:
         if self.boxes not in get_args(BoxSource):
@@ -209,7 +285,7 @@ class Rasterize(beam.PTransform):  # type: ignore[misc]
 
     def expand(self, images: beam.PCollection[AnnotatedImage]) -> Rasterized:
         def each(image: AnnotatedImage) -> Iterator[Any]:
-            drawn, rejects = rasterize_image(image, self.boxes, self.drops)
+            drawn, rejects = rasterize_image(image, self.boxes, self.drops, self.limits)
             for reject in rejects:
                 yield beam.pvalue.TaggedOutput("rejects", reject)
             if drawn is not None:

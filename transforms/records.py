@@ -19,32 +19,120 @@ Box = tuple[float, float, float, float]
 
 
 class ReasonCode(Enum):
-    """Why an image or annotation is not in the records. The name is the code, the value explains it to a user."""
+    """Why an image or annotation is not in the records.
 
-    RLE_MALFORMED = "run lengths that do not decode to exactly height × width pixels"
-    RLE_SIZE_MISMATCH = "run lengths for another size than the image's"
-    DIM_LIMIT = "a height or width that is zero, or more pixels than --max_megapixels"
-    COORD_INVALID = "a polygon coordinate that is not a finite number within bounds"
-    POLY_MALFORMED = "a polygon that is not a list of rings of at least three x, y pairs"
-    POINT_LIMIT = "a polygon with too many points, or too long an outline"
-    EMPTY_MASK = "a mask without a pixel inside the image"
-    BOX_INVALID = "neither a mask nor a box with an area inside the image"
-    DUP_ID = "an annotation id that another annotation has already"
-    DUP_IMAGE = "an image id that another image has already"
-    FIELD_INVALID = "a required field that is missing or of the wrong type"
-    TEXT_INVALID = "text that is not valid Unicode"
-    CATEGORY_UNKNOWN = "a category id that the category list does not have"
-    IMAGE_ORPHAN = "an annotation for an image that the image list does not have"
-    IMAGE_MISSING = "an image file that is not there"
-    IMAGE_CORRUPT = "an image file that is empty, cut off or damaged"
-    IMAGE_UNSUPPORTED = "an image in a format that can't be read, or with several frames"
-    PIXEL_LIMIT = "an image file with more pixels than --max_megapixels"
-    DIM_MISMATCH = "an image file of another size than its annotations say"
-    PATH_FORBIDDEN = "a file name that leads out of the image folder"
-    RECORD_LIMIT = "a record that would be larger than --max_record_mb"
-    DROPPED_CROWD = "a crowd, left out because of --drop_crowds"
-    DROPPED_WITHOUT_MASK = "an annotation without a mask, left out because of --drop_annotations_without_mask"
-    DROPPED_EMPTY_IMAGE = "an image without annotations, left out because of --drop_images_without_annotations"
+    The name is the code; the value explains it to a user, and `advice` says what to do about it.
+    """
+
+    advice: str
+
+    def __new__(cls, meaning: str, advice: str) -> ReasonCode:
+        member = object.__new__(cls)
+        member._value_ = meaning
+        member.advice = advice
+        return member
+
+    RLE_MALFORMED = (
+        "run lengths that do not decode to exactly height × width pixels",
+        "export the mask anew, with `pycocotools.mask.encode`; `size` is [height, width], and the runs add up to their product",
+    )
+    RLE_SIZE_MISMATCH = (
+        "run lengths for another size than the image's",
+        "look whether height and width are swapped, or the image was scaled after it was annotated",
+    )
+    DIM_LIMIT = (
+        "a height or width that is zero, or more pixels than --max_megapixels",
+        "correct `height` and `width`, or `size` of the run lengths; for larger images, raise `--max_megapixels`",
+    )
+    COORD_INVALID = (
+        "a polygon coordinate that is not a finite number within bounds",
+        "coordinates are plain numbers, in pixels, from -100000 to 100000: look for text, null, or a division by zero",
+    )
+    POLY_MALFORMED = (
+        "a polygon that is not a list of rings of at least three x, y pairs",
+        "write a segmentation as [[x1, y1, x2, y2, x3, y3, …], …]; leave it out for an annotation that has only a box",
+    )
+    POINT_LIMIT = (
+        "a polygon with more points than --max_points, or too long an outline",
+        "simplify the polygon, export the mask as run lengths, or raise `--max_points`",
+    )
+    INSTANCE_LIMIT = (
+        "an image with more annotations than --max_instances",
+        "look whether all annotations were given one image id; for an image that is so crowded, raise `--max_instances`",
+    )
+    EMPTY_MASK = (
+        "a mask without a pixel inside the image",
+        "look whether x and y are swapped, or the coordinates are of another size of the image; drop slivers below a pixel",
+    )
+    BOX_INVALID = (
+        "neither a mask nor a box with an area inside the image",
+        "annotate the object anew, or delete the annotation; a box is [x, y, width, height] in pixels",
+    )
+    DUP_ID = (
+        "an annotation id that another annotation has already",
+        "number the annotations anew: files that were joined often count from 1 each; the first was written",
+    )
+    DUP_IMAGE = (
+        "an image id that another image has already",
+        "number the images anew and change `image_id` of the annotations likewise; one of the images was written",
+    )
+    FIELD_INVALID = (
+        "a required field that is missing or of the wrong type",
+        "the message names the field, what was expected and what was found; ids are whole numbers",
+    )
+    TEXT_INVALID = (
+        "text that is not valid Unicode",
+        "save the file as UTF-8, and rename what has half a surrogate pair (`\\ud800` … `\\udfff`) in its name",
+    )
+    CATEGORY_UNKNOWN = (
+        "a category id that the category list does not have",
+        "add the category to `categories`, or correct `category_id`",
+    )
+    IMAGE_ORPHAN = (
+        "an annotation for an image that the image list does not have",
+        "add the image to `images`, or delete the annotation",
+    )
+    IMAGE_MISSING = (
+        "an image file that is not there",
+        "look at the path in the message: is `--images` the folder that `file_name` starts from, does the case agree, "
+        "was everything uploaded?",
+    )
+    IMAGE_CORRUPT = (
+        "an image file that is empty, cut off or damaged",
+        "fetch the file anew; one that begins with `<` is a web page that was saved in its place",
+    )
+    IMAGE_UNSUPPORTED = (
+        "an image in a format that can't be read, or with several frames",
+        "convert it to JPEG or PNG, of one frame and 8 bits",
+    )
+    PIXEL_LIMIT = (
+        "an image file with more pixels than --max_megapixels",
+        "cut or scale the image and its annotations, or raise `--max_megapixels`",
+    )
+    DIM_MISMATCH = (
+        "an image file of another size than its annotations say",
+        "use the image as it was annotated, or scale its annotations; the message has both sizes",
+    )
+    PATH_FORBIDDEN = (
+        "a file name that leads out of the image folder",
+        "put the file into the folder of `--images`, or choose a folder above both; names are relative, with `/`",
+    )
+    RECORD_LIMIT = (
+        "a record, or an image file, that is larger than --max_record_mb",
+        "use `--mask_encoding png`, cut the image into tiles, or raise `--max_record_mb`",
+    )
+    DROPPED_CROWD = (
+        "a crowd, left out because of --drop_crowds",
+        "nothing; without the option it is written",
+    )
+    DROPPED_WITHOUT_MASK = (
+        "an annotation without a mask, left out because of --drop_annotations_without_mask",
+        "nothing; without the option it is written, with mask weight 0",
+    )
+    DROPPED_EMPTY_IMAGE = (
+        "an image without annotations, left out because of --drop_images_without_annotations",
+        "nothing; without the option it is written, with empty lists",
+    )
 
     @property
     def by_option(self) -> bool:
@@ -53,13 +141,15 @@ class ReasonCode(Enum):
 
 
 class Fix(Enum):
-    """What was put right on the way, and is counted in the statistics. The value explains it to a user."""
+    """What was put right on the way, or is odd and was kept; counted in the statistics. The value explains it to a user."""
 
     POLYGON_CLIPPED = "polygons that reach over the image's edge"
+    POLYGON_CROSSES_ITSELF = "polygons with a ring of which two sides cross: what is enclosed twice is no part of the mask"
     BOX_CLIPPED = "boxes that reach over the image's edge"
     BOX_FROM_MASK = "boxes taken from the mask, the annotation having no usable one"
     IMAGE_CONVERTED = "images converted to a format that the trainers decode"
     IMAGE_TURNED = "images turned upright as their EXIF orientation says"
+    IMAGE_NOT_TURNED = "images with another EXIF orientation, left as they are stored, because that is what their annotations fit"
 
 
 class InputError(Exception):
@@ -107,7 +197,10 @@ class Polygons(msgspec.Struct, frozen=True, array_like=True, tag="polygons"):
 
     def rings(self) -> list[npt.NDArray[np.float64]]:
         """The rings, each `[x0, y0, x1, y1, …]`."""
-        values = self.values()
+        return self.split(self.values())
+
+    def split(self, values: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
+        """What `values` has given, or something made of each of it, ring by ring."""
         if len(self.ring_lengths) == 1:
             return [values]
         return np.split(values, np.cumsum(self.ring_lengths[:-1], dtype=np.int64))

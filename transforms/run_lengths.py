@@ -19,14 +19,15 @@ Runs = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.uint8]
 
 _MAX_GROUPS = 7  # 35 bits: more than any run needs, and no shift overflows
+_AT_ONCE = 1 << 16  # numbers; decoding takes 70 bytes of memory for each of them
 
 
 def decode_counts(counts: bytes) -> Runs | Problem:
     """Compressed counts to runs, int64; `RLE_MALFORMED` where they are no such string. The sum is not checked."""
-    characters = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    characters = np.frombuffer(counts, np.uint8) - np.uint8(48)
     if not characters.size:
         return problem(ReasonCode.RLE_MALFORMED, "the counts are empty")
-    if characters.min() < 0 or characters.max() > 63:
+    if characters.max() > 63:  # what is below '0' wraps around to over 207
         return problem(ReasonCode.RLE_MALFORMED, "the counts hold a character outside '0' to 'o'")
     ends = np.flatnonzero(characters < 32)
     if not ends.size or ends[-1] != characters.size - 1:
@@ -39,8 +40,20 @@ def decode_counts(counts: bytes) -> Runs | Problem:
     return runs
 
 
-def _numbers(characters: Runs, ends: npt.NDArray[np.intp]) -> Runs:
+def _numbers(characters: npt.NDArray[np.uint8], ends: npt.NDArray[np.intp]) -> Runs:
     """The signed numbers in characters (less 48), each of which ends at one of `ends`."""
+    if len(ends) <= _AT_ONCE:
+        return _few_numbers(characters.astype(np.int64), ends)
+    numbers = np.empty(len(ends), np.int64)
+    first = 0
+    for at in range(0, len(ends), _AT_ONCE):
+        behind = int(ends[at : at + _AT_ONCE][-1]) + 1
+        numbers[at : at + _AT_ONCE] = _few_numbers(characters[first:behind].astype(np.int64), ends[at : at + _AT_ONCE] - first)
+        first = behind
+    return numbers
+
+
+def _few_numbers(characters: Runs, ends: npt.NDArray[np.intp]) -> Runs:
     starts = np.concatenate(([0], ends[:-1] + 1))
     groups = ends - starts + 1
     place = np.arange(characters.size) - np.repeat(starts, groups)
@@ -56,7 +69,7 @@ def decode_checked(counts: Sequence[bytes]) -> list[Runs]:
     """
     if not counts:
         return []
-    characters = np.frombuffer(b"".join(counts), np.uint8).astype(np.int64) - 48
+    characters = np.frombuffer(b"".join(counts), np.uint8) - np.uint8(48)
     ends = np.flatnonzero(characters < 32)
     runs = _numbers(characters, ends)
     firsts = np.searchsorted(ends, np.cumsum([0, *map(len, counts[:-1])]))

@@ -315,7 +315,8 @@ class WriteShards(beam.PTransform):  # type: ignore[misc]
             raise ValueError(f"encoding: expected one of {get_args(MaskEncoding)}, found {self.options.encoding!r}")
 
     def expand(self, shards: beam.PCollection[tuple[ShardKey, Iterable[bytes]]]) -> Written:
-        write = _WriteShard(self.output, ImageFolder(self.images), self.options, self.claim, self.resume)
+        folder = ImageFolder(self.images, self.options.max_record_bytes)
+        write = _WriteShard(self.output, folder, self.options, self.claim, self.resume)
         out = shards | (
             beam.ParDo(write, self.plan, self.categories)
             .with_output_types(ShardSummary, statistics=DatasetStatistics, rejects=Reject)

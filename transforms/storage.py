@@ -1,4 +1,7 @@
-"""Reading and writing through Beam's filesystems, so that a folder and a bucket are the same to every step."""
+"""Reading and writing, so that a folder and a bucket are the same to every step.
+
+What is on `gs://` goes through `transforms.gcs`, everything else through Beam's filesystems.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, NamedTuple
 
+import google_crc32c
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+
+from transforms import gcs
+from transforms.records import InputError
 
 
 class StoredFile(NamedTuple):
@@ -19,6 +26,10 @@ class StoredFile(NamedTuple):
     bytes: int
 
 
+def _on_gcs(path: str) -> bool:
+    return path.startswith(gcs.SCHEME)
+
+
 def join(folder: str, *names: str) -> str:
     """A path below a folder, with the separators of the folder's filesystem."""
     return str(FileSystems.join(folder, *names))
@@ -26,12 +37,18 @@ def join(folder: str, *names: str) -> str:
 
 def open_read(path: str) -> IO[bytes]:
     """A binary, seekable file, its bytes as they are stored."""
+    if _on_gcs(path):
+        return gcs.open_read(path)
     return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)  # type: ignore[no-any-return]
 
 
 @contextmanager
 def open_write(path: str) -> Iterator[IO[bytes]]:
     """A new file. It may be there, in part, before the block ends: write under a temporary name, then `move`."""
+    if _on_gcs(path):
+        with gcs.open_write(path) as file:
+            yield file
+        return
     file = FileSystems.create(path, "application/octet-stream", CompressionTypes.UNCOMPRESSED)
     with file:
         yield file
@@ -39,14 +56,31 @@ def open_write(path: str) -> Iterator[IO[bytes]]:
 
 def write_bytes(path: str, data: bytes) -> None:
     """Writes a whole file."""
+    if _on_gcs(path):
+        gcs.write_bytes(path, data)
+        return
     with open_write(path) as file:
         file.write(data)
 
 
 def read_bytes(path: str) -> bytes:
     """Reads a whole file; `is_missing` says of what this raises whether there is none."""
+    if _on_gcs(path):
+        return gcs.read_bytes(path)
     with open_read(path) as file:
         return file.read()
+
+
+def read_range(path: str, offset: int, length: int, crc32c: int) -> bytes:
+    """Some bytes of a file. Raises `InputError` where they are no longer those that have the CRC32C."""
+    if _on_gcs(path):
+        return gcs.read_range(path, offset, length, crc32c)
+    with open_read(path) as file:
+        file.seek(offset)
+        data = file.read(length)
+    if google_crc32c.value(data) != crc32c:
+        raise InputError(f"{path} has changed while it was read")
+    return data
 
 
 def is_missing(error: BaseException) -> bool:
@@ -68,6 +102,8 @@ def match(pattern: str) -> list[StoredFile]:
     """The files that a glob pattern matches, sorted by path; or the one that is named just like it, brackets and all."""
     if quoted(pattern) != pattern and exists(pattern):
         pattern = quoted(pattern)
+    if _on_gcs(pattern):
+        return sorted(StoredFile(*file) for file in gcs.match(pattern))
     here = "" if "/" in pattern or "\\" in pattern else "./"  # Beam finds nothing for a pattern without a folder
     found = FileSystems.match([here + pattern])[0].metadata_list
     return sorted(StoredFile(file.path.removeprefix(here), file.size_in_bytes) for file in found)
@@ -80,6 +116,11 @@ def name_of(path: str) -> str:
 
 def list_folder(folder: str) -> list[StoredFile]:
     """The files directly in a folder; none where there is no such folder. Folders are not listed."""
+    if _on_gcs(folder):
+        try:
+            return sorted(StoredFile(*file) for file in gcs.list_folder(folder))
+        except FileNotFoundError:
+            return []
     try:
         # Beam's * does not match a backslash, and its ** no line feed.
         found = sorted({*match(join(quoted(folder), "*")), *match(join(quoted(folder), "**"))})
@@ -93,17 +134,41 @@ def list_folder(folder: str) -> list[StoredFile]:
 
 def exists(path: str) -> bool:
     """Whether there is such a file."""
+    if _on_gcs(path):
+        return gcs.exists(path)
     return bool(FileSystems.exists(path))
 
 
 def move(source: str, target: str) -> None:
     """Gives a file its final name, replacing what has it."""
-    FileSystems.rename([source], [target])
+    if _on_gcs(source):
+        gcs.move(source, target)
+    else:
+        FileSystems.rename([source], [target])
+
+
+def crc32c(path: str) -> int:
+    """The CRC32C of a file as it is stored; a bucket knows it without the file being read."""
+    if _on_gcs(path):
+        return gcs.crc32c(path)
+    checksum = google_crc32c.Checksum()
+    with open_read(path) as file:
+        while piece := file.read(1 << 20):
+            checksum.update(piece)
+    return int.from_bytes(checksum.digest(), "big")
+
+
+def check(path: str, only_read: bool = False) -> bool:
+    """Raises `InputError`, soon, where a bucket is not there or gives no access; False if nothing in it begins with the path.
+
+    Of other storage nothing is asked.
+    """
+    return gcs.check(path, only_read) if _on_gcs(path) else True
 
 
 def make_folder(folder: str) -> None:
     """Makes sure of a folder where the filesystem has any."""
-    if not exists(folder):
+    if not _on_gcs(folder) and not exists(folder):
         try:
             FileSystems.mkdirs(folder)
         except OSError:
@@ -113,7 +178,9 @@ def make_folder(folder: str) -> None:
 
 def delete(paths: list[str]) -> None:
     """Deletes files that are there, and nothing else, whatever characters their names have."""
-    if paths:
+    if paths and _on_gcs(paths[0]):
+        gcs.delete(paths)
+    elif paths:
         FileSystems.delete([quoted(path) for path in paths])
 
 

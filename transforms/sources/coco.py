@@ -36,6 +36,7 @@ from transforms.records import (
 )
 from transforms.sharding import stable_hash
 from transforms.sources.coco_json import (
+    MAX_PIXELS,
     CocoAnnotation,
     CocoDuplicate,
     CocoImage,
@@ -60,6 +61,7 @@ class FileBlock(NamedTuple):
     key: str
     offset: int
     length: int
+    crc32c: int
 
 
 def find_files(pattern: str) -> Iterator[tuple[str, int]]:
@@ -84,12 +86,7 @@ def cut_file(path: str, buckets: int) -> Iterator[FileBlock]:
 
 def read_block(block: FileBlock) -> list[bytes]:
     """The elements of a block, read from its file."""
-    with storage.open_read(block.path) as file:
-        file.seek(block.offset)
-        data = file.read(block.length)
-    if len(data) != block.length:
-        raise InputError(f"JSON_INVALID: {block.path} has changed while it was read")
-    return split_block(data)
+    return split_block(storage.read_range(block.path, block.offset, block.length, block.crc32c))
 
 
 Bucket = tuple[int, int]
@@ -139,7 +136,7 @@ class ParseBlocks(beam.DoFn):  # type: ignore[misc]
                 if isinstance(part, CocoImage):
                     pixels += part.height * part.width
             else:
-                part = parse_annotation(raw)
+                part = parse_annotation(raw, self.max_pixels)
                 if isinstance(part, CocoAnnotation):
                     annotation_id = part.instance.annotation_id
                     ids[bucket_of(annotation_id, block.buckets)].append((annotation_id, part.image_id))
@@ -257,7 +254,7 @@ class ReadCoco(beam.PTransform):  # type: ignore[misc]
     """
 
     pattern: str
-    max_pixels: int = 100_000_000
+    max_pixels: int = MAX_PIXELS
     spill_folder: str | None = None
 
     def expand(self, pipeline: beam.Pipeline) -> Annotations:

@@ -32,6 +32,8 @@ from transforms.records import (
 _SPACE = re.compile(r"[ \t\r\n]*")
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _INT64 = range(-(2**63), 2**63)
+MAX_PIXELS = 100_000_000
+"""The largest image or mask that is read, unless the user says otherwise."""
 
 
 class _Rle(msgspec.Struct):
@@ -162,7 +164,7 @@ def _slow_segmentation(value: Any) -> list[list[float]] | _Rle | Problem | None:
     return value
 
 
-def _shape(segmentation: list[list[float]] | _Rle | None) -> Shape | Problem:
+def _shape(segmentation: list[list[float]] | _Rle | None, max_pixels: int = MAX_PIXELS) -> Shape | Problem:
     """The geometry, packed. Whether the rings and runs make sense is for `Rasterize` to say; what can't be packed, for us."""
     if segmentation is None:
         return None
@@ -175,8 +177,11 @@ def _shape(segmentation: list[list[float]] | _Rle | None) -> Shape | Problem:
     if len(segmentation.size) != 2:
         return problem(ReasonCode.RLE_MALFORMED, f"'size': expected [height, width], found {str(segmentation.size)[:40]}")
     height, width = segmentation.size
-    if not (0 < height < 2**31 and 0 < width < 2**31):
-        return problem(ReasonCode.DIM_LIMIT, f"the run lengths are for {height} × {width} pixels")
+    if height < 1 or width < 1 or height * width > max_pixels:
+        return problem(
+            ReasonCode.DIM_LIMIT,
+            f"the run lengths are for {height} × {width} (height × width), at most {max_pixels} pixels are read",
+        )
     if isinstance(segmentation.counts, str):
         if not segmentation.counts.isascii():
             return problem(ReasonCode.RLE_MALFORMED, "the counts hold a character outside '0' to 'o'")
@@ -203,29 +208,29 @@ def _is_usable(entry: _Annotation) -> bool:
     return ids and image_id_of(entry.image_id) is not None and entry.iscrowd in (0, 1, None)
 
 
-def parse_annotation(raw: bytes) -> CocoAnnotation | Reject:
+def parse_annotation(raw: bytes, max_pixels: int = MAX_PIXELS) -> CocoAnnotation | Reject:
     """One element of `annotations` from its JSON. Raises `InputError` only for what is not JSON."""
     try:
         entry = _annotation.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return _parse_slowly(raw)
-    return _packed(entry) if _is_usable(entry) else _parse_slowly(raw)
+        return _parse_slowly(raw, max_pixels)
+    return _packed(entry, max_pixels) if _is_usable(entry) else _parse_slowly(raw, max_pixels)
 
 
-def _parse_slowly(raw: bytes) -> CocoAnnotation | Reject:
+def _parse_slowly(raw: bytes, max_pixels: int = MAX_PIXELS) -> CocoAnnotation | Reject:
     loaded = _loads(raw)
     entry = loaded if isinstance(loaded, Problem) else _slow_annotation(loaded)
     if isinstance(entry, _Annotation):
-        return _packed(entry)
+        return _packed(entry, max_pixels)
     ids = loaded if isinstance(loaded, dict) else {}
     annotation_id = ids.get("id") if is_int(ids.get("id")) else None
     return Reject("annotation", image_id_of(ids.get("image_id")), annotation_id, entry.code, entry.message)
 
 
-def _packed(entry: _Annotation) -> CocoAnnotation | Reject:
+def _packed(entry: _Annotation, max_pixels: int = MAX_PIXELS) -> CocoAnnotation | Reject:
     image_id = image_id_of(entry.image_id)
     assert image_id is not None, "checked by both paths"
-    shape = _shape(entry.segmentation)
+    shape = _shape(entry.segmentation, max_pixels)
     if isinstance(shape, Problem):
         return Reject("annotation", image_id, entry.id, shape.code, shape.message)
     area = float(entry.area) if entry.area is not None and 0 <= entry.area <= _FLOAT32_MAX else None
@@ -306,7 +311,9 @@ def parse_categories(raws: Iterable[bytes]) -> list[Category]:
         if isinstance(entry, Problem):
             raise InputError(f"JSON_INVALID: {entry.message}")
         usable = isinstance(entry, dict) and is_int(entry.get("id")) and isinstance(entry.get("name"), str) and entry["name"]
-        if not usable or not _is_text(entry["name"]):
+        if usable and not _is_text(entry["name"]):
+            raise InputError(f"JSON_INVALID: TEXT_INVALID: the name of category {entry['id']} holds half a surrogate pair")
+        if not usable:
             raise InputError(f"JSON_INVALID: expected categories with an integer 'id' and a 'name', found {str(entry)[:80]}")
         categories.append(Category(entry["id"], entry["name"]))
     return categories

@@ -7,9 +7,11 @@ a time; that takes 2–3 ns a byte.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
@@ -18,7 +20,7 @@ from transforms.records import InputError
 CHUNK_BYTES = 1 << 20
 MAX_BLOCK_BYTES = 16 << 20  # one element larger than this is no annotation
 MAX_DEPTH = 64
-_MAX_KEY_BYTES = 64
+_MAX_KEY_BYTES = 96  # longer than our keys are with every letter written as an escape
 
 _QUOTE, _BACKSLASH = ord('"'), ord("\\")
 _DELTA = np.zeros(256, np.int8)
@@ -36,6 +38,7 @@ class Block(NamedTuple):
     key: str
     offset: int
     length: int
+    crc32c: int
 
 
 class _Marks(NamedTuple):
@@ -89,6 +92,16 @@ class _Structure:
         return positions[~np.isin(positions, escaped, assume_unique=True)]
 
 
+def _text_of(key: bytes) -> str:
+    """A key as JSON means it: any of its letters may be written as an escape."""
+    if b"\\" not in key:
+        return key.decode("utf-8", "replace")
+    try:
+        return str(json.loads(b'"%b"' % key))
+    except ValueError:
+        return ""
+
+
 def cut_blocks(read: Callable[[int], bytes], keys: frozenset[str], name: str) -> Iterator[Block]:
     """Cuts a JSON object, given by `read(n)` that gives its next n bytes at most, into blocks of the lists `keys`.
 
@@ -107,6 +120,13 @@ def cut_blocks(read: Callable[[int], bytes], keys: frozenset[str], name: str) ->
     key_begun = b""  # its beginning, where it straddles two chunks
     open_list: str | None = None
     block_start = 0
+    block_crc32c = 0  # of the block, as far as it lies before the chunk at hand
+
+    def block_to(end: int) -> Block:
+        length = offset + end - block_start
+        inside = chunk[max(block_start - offset, 0) : end]
+        return Block(open_list or "", block_start, length, google_crc32c.extend(block_crc32c, inside))
+
     while chunk := read(CHUNK_BYTES):
         if finished and chunk.strip():
             raise invalid("there is more after the end of the object")
@@ -130,25 +150,26 @@ def cut_blocks(read: Callable[[int], bytes], keys: frozenset[str], name: str) ->
             if ends_string[index]:
                 key = chunk[at[index - 1] + 1 : position] if index else key_begun + chunk[:position]
                 key = key if len(key) <= _MAX_KEY_BYTES else b""
-            elif deltas[index] == 1 and (text := key.decode("utf-8", "replace")) in keys:
+            elif deltas[index] == 1 and (text := _text_of(key)) in keys:
                 if chunk[position] != ord("["):
                     raise invalid(f"expected a list as {text!r}, found an object")
                 found.add(text)
                 open_list = text
-                block_start = offset + position + 1
+                block_start, block_crc32c = offset + position + 1, 0
             elif deltas[index] == -1 and open_list is not None:
-                yield Block(open_list, block_start, offset + position - block_start)
+                yield block_to(position)
                 open_list = None
         if structure.in_string and structure.depth == 1:
             key_begun = (chunk[at[-1] + 1 :] if at.size else key_begun + chunk)[: _MAX_KEY_BYTES + 1]
         if open_list is not None:
             ends = at[(depths == 2) & (deltas == -1) & (at + offset >= block_start)]
             if ends.size:
-                cut = offset + int(ends[-1]) + 1
-                yield Block(open_list, block_start, cut - block_start)
-                block_start = cut
+                end = int(ends[-1]) + 1
+                yield block_to(end)
+                block_start, block_crc32c = offset + end, 0
             elif offset + len(chunk) - block_start > MAX_BLOCK_BYTES:
                 raise invalid(f"one element of {open_list!r} is longer than {MAX_BLOCK_BYTES} bytes")
+            block_crc32c = google_crc32c.extend(block_crc32c, chunk[max(block_start - offset, 0) :])
         offset += len(chunk)
     if not began:
         raise invalid("the file is empty")
