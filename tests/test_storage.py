@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import google_crc32c
 import pytest
 from apache_beam.io.filesystem import BeamIOError
 from google.api_core.exceptions import NotFound
 
 from transforms import storage
+from transforms.records import InputError
 from transforms.storage import StoredFile
 
 NAMES = [
@@ -84,6 +86,29 @@ def test_a_file_is_read_from_anywhere_in_it(tmp_path: Path) -> None:
         file.seek(5)
         assert file.read(1) == b"\x05"
         assert len(file.read()) == 250
+
+
+def test_a_range_is_what_it_was_when_its_checksum_was_taken(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)))
+    expected = google_crc32c.value(bytes(range(10, 30)))
+    assert storage.read_range(str(path), 10, 20, expected) == bytes(range(10, 30))
+    assert storage.read_range(str(path), 10, 0, 0) == b""
+    for changed in (bytes(256), b"short"):
+        path.write_bytes(changed)
+        with pytest.raises(InputError, match="file has changed while it was read"):
+            storage.read_range(str(path), 10, 20, expected)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, 3_000_000])
+def test_the_checksum_of_a_file(tmp_path: Path, size: int) -> None:
+    data = (b"\x00\r\n\xff0123456789" * 300_000)[:size]
+    (tmp_path / "file").write_bytes(data)
+    assert storage.crc32c(str(tmp_path / "file")) == google_crc32c.value(data)
+
+
+def test_the_checksum_of_what_is_not_there_is_missing(tmp_path: Path) -> None:
+    assert storage.is_missing(error_of(storage.crc32c, str(tmp_path / "nothing")))
 
 
 def test_a_file_is_written_piece_by_piece(tmp_path: Path) -> None:

@@ -22,9 +22,7 @@ import google_crc32c
 import requests
 from apache_beam.io.filesystem import FileSystem
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.io.gcp.gcsio import create_storage_client, parse_gcs_path
-from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.options.value_provider import RuntimeValueProvider
+from apache_beam.io.gcp.gcsio import parse_gcs_path
 from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound, RequestRangeNotSatisfiable, RetryError, Unauthorized
 from google.api_core.retry import Retry
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
@@ -96,8 +94,8 @@ _anonymous = False
 
 @lru_cache
 def _client(emulator: str | None) -> Client:
-    options = FileSystems._pipeline_options or RuntimeValueProvider.runtime_options or PipelineOptions([])
-    client = create_storage_client(options, use_credentials=not (emulator or _anonymous))
+    beam = FileSystems.get_filesystem(SCHEME)  # which knows the job's options, on workers too
+    client = Client.create_anonymous_client() if emulator or _anonymous else beam._gcsIO().client
     adapter = requests.adapters.HTTPAdapter(pool_maxsize=CONNECTIONS)
     for scheme in ("https://", "http://"):
         client._http.mount(scheme, adapter)  # with the default of ten connections, more threads would open new ones
