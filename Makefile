@@ -19,13 +19,13 @@ reliability: $(VENV)/installed  ## kills, full disks, faulty storage, adversaria
 	@cat docs/reliability.md
 
 test-fuzz: $(VENV)/installed  ## 10,000 inputs for each parser, always the same, in under six minutes
-	$(BIN)/pytest tests/fuzz -n 2 --dist worksteal
+	$(BIN)/pytest tests/fuzz -n 2
 
 fuzz: FUZZ_EXAMPLES ?= 100000
 fuzz: FUZZ_SECONDS ?= 60
 fuzz: $(VENV)/installed  ## FUZZ_EXAMPLES inputs for each parser by hypothesis, at random, and FUZZ_SECONDS of libFuzzer on each
 	$(BIN)/python -m pip install --quiet --editable '.[dev,fuzz]'
-	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_AT_RANDOM=1 $(BIN)/pytest tests/fuzz -n 2 --dist worksteal
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_AT_RANDOM=1 $(BIN)/pytest tests/fuzz -n 2
 
 lint: $(VENV)/installed  ## ruff and mypy (strict)
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ import fnmatch
 import heapq
 import itertools
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -295,9 +296,10 @@ def check_rejects(options: RunOptions, manifest: dict[str, Any]) -> None:
             continue
         reasons = Counter({code: count for code, count in manifest["reasons"][kind].items() if not ReasonCode[code].by_option})
         commonest = [f"{count:,} {code}" + _in_brackets(examples.get((kind, code))) for code, count in reasons.most_common(3)]
+        allowed = f", more than the {options.max_reject_fraction:.1%} that --max_reject_fraction allows"
+        some = f"{rejected:,} of {read:,} {kind}s ({rejected / read:.1%}) can't be written{allowed}"
         raise InputError(
-            f"{rejected:,} of {read:,} {kind}s ({rejected / read:.1%}) can't be written, more than the "
-            f"{options.max_reject_fraction:.1%} that --max_reject_fraction allows: {'; '.join(commonest)}; "
+            f"{some if written else f'not one of {read:,} {kind}s can be written'}: {'; '.join(commonest)}; "
             f"{storage.join(options.output, REJECTS)} has them all"
         )
 
@@ -344,7 +346,10 @@ def publish(
     check_shards(output, shards)
     claim.check()
     storage.write_bytes(storage.join(output, SUCCESS), b"")
-    clear_temporary(output)
+    try:
+        clear_temporary(output)
+    except Exception as error:  # the data set is complete, and a later job clears up
+        logging.getLogger(__name__).warning("%s: what is temporary there could not be deleted: %s", output, error)
 
 
 @dataclass

@@ -199,7 +199,7 @@ def test_taco_runs_through_and_its_ledger_balances(real_data: Path, tmp_path: Pa
             path = images / entry["file_name"]
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("L", (entry["width"], entry["height"]), 99).save(path, quality=30)
-    manifest = coco_run(file, images, tmp_path / "out", category_ids="contiguous")
+    manifest = coco_run(file, images, tmp_path / "out", category_ids="contiguous", max_reject_fraction=1.0)
     assert manifest["images"] == {"read": 1500, "written": len(wanted), "rejected": 1500 - len(wanted), "dropped": 0}
     annotations = manifest["annotations"]
     assert annotations["read"] == 4784 == annotations["written"] + annotations["rejected"]
@@ -340,7 +340,7 @@ def test_an_unusable_file_does_not_cost_the_data_set_that_it_was_to_replace(
 
 
 def test_where_no_image_can_be_written_there_is_no_success(run_demo: Callable[..., Output], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"not one of 30 images could be written, .*there is no file"):
+    with pytest.raises(InputError, match=r"not one of 30 images can be written: 30 IMAGE_MISSING .*there is no file"):
         run_demo(images=str(tmp_path), output=tmp_path / "records")
     assert not (tmp_path / "records" / "_SUCCESS").exists()
     assert len((tmp_path / "records" / "rejects.jsonl").read_text().splitlines()) == 250

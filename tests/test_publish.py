@@ -709,3 +709,17 @@ def test_publish_in_a_pipeline_gives_the_same_as_by_hand(tmp_path: Path) -> None
         _ = pipeline | Publish(run_options(output), claim_on(output), **created)
     assert files_of(output) == files_of(by_hand)
     assert not (output / "_temporary").exists()
+
+
+def test_what_cannot_be_cleared_away_does_not_fail_a_data_set_that_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepare_output(str(tmp_path), False)
+
+    def fails(*arguments: object) -> None:
+        raise OSError("the bucket is away")
+
+    monkeypatch.setattr(publish, "clear_temporary", fails)
+    publish_shards(tmp_path, [], Census())
+    assert (tmp_path / "_SUCCESS").exists()
+    assert "could not be deleted: the bucket is away" in caplog.text

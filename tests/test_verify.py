@@ -289,7 +289,7 @@ def test_odd_input_is_compared_without_false_alarms(demo_data: Data, run_demo: C
     ]
     file = tmp_path / "odd.json"
     file.write_text(json.dumps(content))
-    made = run_demo(annotations=str(file))
+    made = run_demo(annotations=str(file), max_reject_fraction=1.0)
     assert made.manifest["images"]["read"] == len(images)
     assert made.manifest["annotations"]["read"] == len(annotations)
     assert verify(str(made.folder), str(file)) == []

@@ -81,19 +81,19 @@ class ImageFolder:
         if isinstance(path, Problem):
             return path
         try:
-            return self._too_odd(path) or storage.read_bytes(path)
+            return self._too_odd(path, file_name) or storage.read_bytes(path)
         except Exception as error:
             if storage.is_missing(error) or getattr(error, "errno", None) in (errno.ELOOP, errno.ENAMETOOLONG):
-                return problem(ReasonCode.IMAGE_MISSING, f"there is no file {path}")
+                return problem(ReasonCode.IMAGE_MISSING, f"there is no file {file_name!r} in the image folder")
             raise
 
-    def _too_odd(self, path: str) -> Problem | None:
+    def _too_odd(self, path: str, file_name: str) -> Problem | None:
         """What must not even be opened: a pipe, whose end may never come, and a file larger than memory."""
         if FileSystems.get_scheme(self.root) is not None:
             return None
         found = os.stat(path)
         if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-            return problem(ReasonCode.IMAGE_MISSING, f"{path} is a pipe or a device and no file")
+            return problem(ReasonCode.IMAGE_MISSING, f"{file_name!r} is a pipe or a device and no file")
         if found.st_size > self.max_bytes:
             message = f"the file has {found.st_size / 1e6:.1f} MB, at most {self.max_bytes / 1e6:.1f} are read (--max_record_mb)"
             return problem(ReasonCode.RECORD_LIMIT, message)
