@@ -46,6 +46,8 @@ READ_FORMATS = tuple(
 ImageCheck = Literal["full", "header"]
 """`full`: every file is decoded. `header`: only those that have to be converted or turned; of others, the pixels are trusted."""
 
+MAX_SCANS = 50  # of a progressive JPEG; encoders write some ten, and each of a few bytes goes over the whole image
+_WEBP_SHARE = 0.5  # of the pixels that others may have: Pillow's decoder holds a WebP three times over
 _ORIENTATION = 0x0112
 _UNREADABLE = ((4, b"ftyp"), (0, b"%!PS"), (0, b"\xff\x0a"), (4, b"JXL "), (4, b"jP  "), (0, b"\xff\x4f\xff\x51"))
 """Offset and bytes that tell pictures of formats outside the list (HEIC, AVIF, EPS, JPEG XL, JPEG 2000) from rubbish."""
@@ -130,7 +132,7 @@ def _to_png(image: Image.Image) -> bytes:
     """An 8-bit grey or RGB PNG; 16 bits keep their upper eight, transparency is dropped, as TensorFlow does."""
     image.info.pop("transparency", None)
     if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode != "L":
         image = image.convert("L" if image.mode in ("1", "LA", "La") else "RGB")
     file = io.BytesIO()
@@ -141,7 +143,7 @@ def _to_png(image: Image.Image) -> bytes:
 def _check_jpeg(data: bytes) -> Problem | None:
     """What Pillow lets pass: a JPEG of a kind that TensorFlow refuses, or without its end marker."""
     position = 2
-    while 0 <= position <= len(data) - 4:
+    while 0 <= position <= len(data) - 5:
         marker = data[position + 1]
         if data[position] != 0xFF or marker == 0x00:
             position = data.find(b"\xff", position + 1)  # stray bytes between segments, which every decoder skips
@@ -156,7 +158,13 @@ def _check_jpeg(data: bytes) -> Problem | None:
             position += 2
         else:
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return None if position > 0 and data.find(b"\xff\xd9", position) > 0 else _unreadable(data, "it has no end marker")
+    end = data.find(b"\xff\xd9", position) if position > 0 else -1
+    if end < 0:
+        return _unreadable(data, "it has no end marker")
+    scans = data.count(b"\xff\xda", position, end)
+    if scans > MAX_SCANS:
+        return problem(ReasonCode.IMAGE_UNSUPPORTED, f"the file is a JPEG of {scans} scans, at most {MAX_SCANS} are read")
+    return None
 
 
 def _check_png(data: bytes) -> Problem | None:
@@ -242,7 +250,7 @@ def check_image(data: bytes, height: int, width: int, max_pixels: int, check: Im
         return _unreadable(data, "unknown format")
     except Image.DecompressionBombError as error:
         return problem(ReasonCode.PIXEL_LIMIT, str(error))
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, TypeError, IndexError, KeyError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, TypeError, IndexError, KeyError, ArithmeticError) as error:
         return _unreadable(data, str(error))  # all of these come out of Pillow's plugins for damaged files
 
 
@@ -252,6 +260,10 @@ def _check_open(
     if image.width * image.height > max_pixels:
         found = f"{image.height} × {image.width} (height × width)"
         return problem(ReasonCode.PIXEL_LIMIT, f"the image is {found}, at most {max_pixels} pixels are read (--max_megapixels)")
+    if image.format == "WEBP" and image.width * image.height > max_pixels * _WEBP_SHARE:
+        found = f"{image.height} × {image.width} (height × width)"
+        message = f"the image is a WebP of {found}, of which half of {max_pixels} pixels are read (--max_megapixels)"
+        return problem(ReasonCode.PIXEL_LIMIT, message)
     wrong = _check_png(data) if image.format == "PNG" else None
     if wrong:
         return wrong

@@ -140,7 +140,9 @@ def rasterize_polygons(polygons: Polygons, height: int, width: int, max_points: 
     if wrong:
         return wrong
     parts = cocomask.frPyObjects(polygons.rings(), height, width)
-    union = parts[0] if len(parts) == 1 else cocomask.merge(parts)
+    while len(parts) > 1:  # by sixteens: one after the other, each ring would go over the union of all before it
+        parts = [cocomask.merge(parts[first : first + 16]) for first in range(0, len(parts), 16)]
+    union = parts[0]
     if not cocomask.area(union):
         return problem(ReasonCode.EMPTY_MASK, "the polygon has no pixel inside the image")
     return RunLengths(height, width, union["counts"])
