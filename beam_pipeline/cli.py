@@ -109,11 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from beam_pipeline.demo import demo_command
 
         return demo_command(parsed.folder)
-    except KeyboardInterrupt:
-        return _interrupted()
+    except KeyboardInterrupt as error:
+        return _interrupted(error)
     except Exception as error:
-        if "KeyboardInterrupt" in str(error):  # a runner has wrapped it
-            return _interrupted()
+        if "KeyboardInterrupt" in str(error) or "Interrupted" in str(error):  # a runner has wrapped it
+            return _interrupted(error)
         if getattr(parsed, "verbose", False):
             raise
         message, status = explain(error)
@@ -146,18 +146,26 @@ def _trainer_config(parsed: argparse.Namespace) -> int:
     return config_command(parsed.output, parsed.base, parsed.update, parsed.config, splits, choices)
 
 
-def _interrupted() -> int:
-    print("\nmaskbeam: interrupted; the same command again begins anew", file=sys.stderr)
-    return 130
+def _interrupted(error: BaseException) -> int:
+    from beam_pipeline.interrupts import MESSAGE
+
+    print(f"\n{MESSAGE}", file=sys.stderr)
+    return int(getattr(error, "status", 130))
 
 
 def _run(parsed: argparse.Namespace, left: Sequence[str]) -> int:
     began = time.monotonic()
     options = options_from(parsed)
+    from beam_pipeline.interrupts import interruptible
     from beam_pipeline.run import run, summary
 
-    outcome = run(options, left)
-    print(summary(options, outcome, time.monotonic() - began))
+    with interruptible():
+        outcome = run(options, left)
+    try:
+        print(summary(options, outcome, time.monotonic() - began), flush=True)
+    except OSError as error:  # nobody reads it, or the disk behind it is full
+        sys.stdout = None
+        print(f"maskbeam: {options.output} is complete; the summary could not be printed: {error}", file=sys.stderr)
     return 0
 
 

@@ -6,10 +6,10 @@ import fnmatch
 import heapq
 import itertools
 import json
-import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -35,13 +35,12 @@ from beam_pipeline.tfds import tfds_features, tfds_info
 from beam_pipeline.trainer_bases import MODEL_GARDEN
 from beam_pipeline.trainer_config import facts_of, make_config
 from transforms import storage
-from transforms.claims import SCRATCH, STARTED, TEMPORARY, Claim, publish_file, temporary_name
+from transforms.claims import TEMPORARY, Claim, claimed_by
 from transforms.examples import LabelMap
 from transforms.records import ITS_IMAGE_WAS_REJECTED, Category, Census, InputError, ReasonCode, Reject, pack
 from transforms.sharding import ShardPlan, stable_hash
 from transforms.shards import STATES, ShardSummary, state_name
 from transforms.statistics import DatasetStatistics
-from transforms.tfrecord import RecordWriter
 
 REJECT_BUCKETS = 16
 
@@ -57,8 +56,7 @@ def prepare_output(output: str, overwrite: bool, resume: bool = False) -> Claim:
     replaced stays until `clear_output`.
     """
     names = [storage.name_of(file.path) for file in storage.list_folder(output)]
-    temporary = storage.join(output, TEMPORARY)
-    broken_off = bool(storage.list_folder(temporary))
+    broken_off = claimed_by(output) is not None
     if not overwrite:
         complete = SUCCESS in names or (MANIFEST in names and not broken_off)
         if complete and not resume:
@@ -66,12 +64,11 @@ def prepare_output(output: str, overwrite: bool, resume: bool = False) -> Claim:
                 f"{output} holds a data set already: choose another --output, replace it with --overwrite, "
                 "or bring it up to date with --resume"
             )
-        if names and not (broken_off or complete):
-            raise InputError(f"{output} is not empty ({names[0]}): choose another --output, or write there with --overwrite")
-    storage.make_folder(temporary)
-    claim = Claim.stake(output)
-    clear_temporary(output, but=STARTED)
-    return claim
+        if not (broken_off or complete):
+            names += [f"{folder}/…" for folder in (TEMPORARY, STATES) if storage.list_folder(storage.join(output, folder))]
+            if names:
+                raise InputError(f"{output} is not empty ({names[0]}): choose another --output, or write there with --overwrite")
+    return Claim.stake(output)
 
 
 def clear_output(plan: ShardPlan, options: RunOptions, claim: Claim, categories: list[Category]) -> ShardPlan:
@@ -84,24 +81,16 @@ def clear_output(plan: ShardPlan, options: RunOptions, claim: Claim, categories:
     output, labels = options.output, LabelMap.of(categories, options.category_ids == "contiguous")
     if options.trainer_config and not labels.labels:
         raise InputError("--trainer_config: the annotations have no categories, so there is nothing to train")
-    claim.check()
     shards = {plan.file_name(*key) for key in plan.shard_keys()} if options.resume else set()
     kept = shards | {storage.name_of(state_name(shard)) for shard in shards}
-    found = [(storage.name_of(file.path), file.path) for file in storage.list_folder(output)]
-    ours = [(name, path) for name, path in found if any(fnmatch.fnmatchcase(name, pattern) for pattern in OURS)]
-    ours.sort(key=lambda one: one[0] != SUCCESS)  # what is being taken apart must not look complete
-    ours += [(storage.name_of(file.path), file.path) for file in storage.list_folder(storage.join(output, STATES))]
-    storage.delete([path for name, path in ours if name == SUCCESS])
-    storage.delete([path for name, path in ours if name != SUCCESS and name not in kept])
+    found = {file.path: storage.name_of(file.path) for file in storage.list_folder(output)}
+    states = {file.path: storage.name_of(file.path) for file in storage.list_folder(storage.join(output, STATES))}
+    ours = {path: name for path, name in found.items() if any(fnmatch.fnmatchcase(name, pattern) for pattern in OURS)}
+    ours |= {path: name for path, name in states.items() if fnmatch.fnmatchcase(name, storage.name_of(state_name(SHARDS)))}
+    claim.take_away([path for path, name in ours.items() if name == SUCCESS])  # first, so that nothing looks complete
+    claim.take_away([path for path, name in ours.items() if name != SUCCESS and name not in kept])
     storage.make_folder(storage.join(output, STATES))
     return plan
-
-
-def clear_temporary(output: str, but: str | None = None) -> None:
-    """Deletes what lies in the temporary folder; and the folder, unless a name is to be kept."""
-    temporary = storage.join(output, TEMPORARY)
-    storage.delete([file.path for file in storage.list_folder(temporary) if storage.name_of(file.path) != but])
-    storage.delete_folder(temporary if but is None else storage.join(temporary, SCRATCH))
 
 
 # ------------------------------------------------------------------------------------------------------- contents
@@ -228,10 +217,10 @@ def bucket_reject(reject: Reject) -> tuple[int, bytes]:
     return stable_hash(str(reject.image_id), "reject") % REJECT_BUCKETS, pack(reject)
 
 
-def write_reject_part(output: str, bucket: int, packed: Iterable[bytes]) -> RejectPart:
+def write_reject_part(claim: Claim, bucket: int, packed: Iterable[bytes]) -> RejectPart:
     """Writes a bucket of rejects, sorted, as JSON lines."""
     rejects = sorted(map(_reject.decode, packed), key=_reject_order)
-    path = storage.join(output, TEMPORARY, f"rejects-{bucket:02d}.jsonl")
+    path = storage.join(claim.folder, f"rejects-{bucket:02d}.jsonl")
     storage.write_bytes(path, b"".join(msgspec.json.encode(reject) + b"\n" for reject in rejects))
     return RejectPart(path, Counter(f"{reject.kind} {reject.reason}" for reject in rejects))
 
@@ -247,13 +236,15 @@ def iter_rejects(output: str) -> Iterator[Reject]:
     return _read_lines(storage.join(output, REJECTS))
 
 
-def write_rejects(output: str, parts: list[RejectPart]) -> Counter[tuple[str, str]]:
+def write_rejects(claim: Claim, parts: list[RejectPart]) -> Counter[tuple[str, str]]:
     """Merges the parts into `rejects.jsonl`, sorted by image and annotation id, and counts what they hold."""
-    temporary = temporary_name(output, REJECTS)
+    temporary, size, crc32c = claim.temporary_name(REJECTS), 0, 0
     with storage.open_write(temporary) as file:
         for reject in heapq.merge(*(_read_lines(part.path) for part in parts), key=_reject_order):
-            file.write(msgspec.json.encode(reject) + b"\n")
-    storage.move(temporary, storage.join(output, REJECTS))
+            line = msgspec.json.encode(reject) + b"\n"
+            file.write(line)
+            size, crc32c = size + len(line), storage.crc32c_of(line, crc32c)
+    claim.publish(temporary, REJECTS, size, crc32c)
     reasons: Counter[tuple[str, str]] = Counter()
     for part in parts:
         for name, count in part.counts.items():
@@ -265,15 +256,20 @@ def write_rejects(output: str, parts: list[RejectPart]) -> Counter[tuple[str, st
 # ------------------------------------------------------------------------------------------------------- the step
 
 
-def write_empty_shards(output: str, plan: ShardPlan, summaries: list[ShardSummary]) -> list[ShardSummary]:
-    """All shards of the plan, in its order: those that no image fell into are written here, as files without records."""
+def write_empty_shards(claim: Claim, plan: ShardPlan, summaries: list[ShardSummary]) -> list[ShardSummary]:
+    """All shards of the plan, in its order: those that no image fell into are written here, as files without records.
+
+    They have no state; one of an earlier run, when they were not empty, goes.
+    """
     known = {(shard.split, shard.index): shard for shard in summaries}
     for split, index in plan.shard_keys():
         if (split, index) not in known:
             name = plan.file_name(split, index)
-            with storage.open_write(storage.join(output, name)) as file:
-                writer = RecordWriter(file)
-            known[split, index] = ShardSummary(split, index, name, 0, 0, writer.bytes, writer.crc32c, "")
+            claim.publish_bytes(name, b"")
+            known[split, index] = ShardSummary(split, index, name, 0, 0, 0, 0, "")
+    empty = {storage.name_of(state_name(shard.file_name)) for shard in known.values() if not shard.fingerprint}
+    states = [file.path for file in storage.list_folder(storage.join(claim.output, STATES))]
+    claim.take_away([path for path in states if storage.name_of(path) in empty])
     return [known[key] for key in plan.shard_keys()]
 
 
@@ -292,7 +288,7 @@ def check_rejects(options: RunOptions, manifest: dict[str, Any]) -> None:
     examples = reject_examples(options.output)
     for kind in ("image", "annotation"):
         read, written, rejected, _ = manifest[f"{kind}s"].values()
-        if rejected <= options.max_reject_fraction * read and (written or not rejected or kind == "annotation"):
+        if rejected <= Fraction(str(options.max_reject_fraction)) * read and (written or not rejected or kind == "annotation"):
             continue
         reasons = Counter({code: count for code, count in manifest["reasons"][kind].items() if not ReasonCode[code].by_option})
         commonest = [f"{count:,} {code}" + _in_brackets(examples.get((kind, code))) for code, count in reasons.most_common(3)]
@@ -330,26 +326,22 @@ def publish(
 ) -> None:
     """Writes all that lies beside the shards, checks the balance and the shards, sets the marker, and clears up.
 
-    Where the marker is set already it only clears up: a runner may call this again after it has succeeded.
+    Where it has set the marker already it does nothing: a runner may call this again after it has succeeded. The claim is for
+    who has started the job to release.
     """
     output = options.output
+    claim.check()
     if storage.exists(storage.join(output, SUCCESS)):
-        clear_temporary(output)
         return
     labels = LabelMap.of(categories, options.category_ids == "contiguous")
-    shards = write_empty_shards(output, plan, summaries)
-    reasons = write_rejects(output, sorted(parts, key=lambda part: part.path))
+    shards = write_empty_shards(claim, plan, summaries)
+    reasons = write_rejects(claim, sorted(parts, key=lambda part: part.path))
     manifest = make_manifest(options, labels, census, shards, reasons)
     check_rejects(options, manifest)
     for name, data in contents(options, labels, manifest, statistics.as_json(dict(labels.items()))).items():
-        publish_file(output, name, data)
+        claim.publish_bytes(name, data)
     check_shards(output, shards)
-    claim.check()
-    storage.write_bytes(storage.join(output, SUCCESS), b"")
-    try:
-        clear_temporary(output)
-    except Exception as error:  # the data set is complete, and a later job clears up
-        logging.getLogger(__name__).warning("%s: what is temporary there could not be deleted: %s", output, error)
+    claim.publish_bytes(SUCCESS, b"")
 
 
 @dataclass
@@ -366,12 +358,12 @@ class Publish(beam.PTransform):  # type: ignore[misc]
     rejects: beam.PCollection[Reject]
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[None]:
-        options, claim, output = self.options, self.claim, self.options.output
+        options, claim = self.options, self.claim
         parts = (
             self.rejects
             | "BucketRejects" >> beam.Map(bucket_reject).with_output_types(tuple[int, bytes])
             | "GroupRejects" >> beam.GroupByKey()
-            | "WriteRejects" >> beam.MapTuple(lambda bucket, packed: write_reject_part(output, bucket, packed))
+            | "WriteRejects" >> beam.MapTuple(lambda bucket, packed: write_reject_part(claim, bucket, packed))
         )
 
         def all_of_it(_: None, *collected: Any) -> None:

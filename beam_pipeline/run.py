@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import os
 import shlex
 import tempfile
@@ -26,7 +27,7 @@ from beam_pipeline.terminal import duration, quiet, watch_progress
 from beam_pipeline.trainer_bases import MODEL_GARDEN
 from beam_pipeline.trainer_config import check_place
 from transforms import storage
-from transforms.claims import SCRATCH, TEMPORARY
+from transforms.claims import SCRATCH, Claim
 from transforms.records import InputError, ReasonCode
 from transforms.shards import SHARDS_REUSED
 
@@ -111,7 +112,7 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome:
             claim = prepare_output(options.output, options.overwrite, options.resume)
         except (OSError, BeamIOError) as error:
             raise InputError(f"--output {options.output} can't be written: {error}") from error
-        with scratch_folder(options.output) as scratch:
+        with scratch_folder(claim) as scratch:
             pipeline = beam.Pipeline(options=pipeline_options)
             build(pipeline, options, claim, scratch if local else None)
             try:
@@ -120,9 +121,14 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome:
             except Exception:
                 claim.check()  # whoever has taken over has cleared away what this job was working with
                 raise
+    claim.check()
     if not storage.exists(storage.join(options.output, SUCCESS)):
         raise RuntimeError(f"the runner says that it is done, but {options.output} has no {SUCCESS}")
     manifest: dict[str, Any] = json.loads(storage.read_bytes(storage.join(options.output, MANIFEST)))
+    try:
+        claim.release()
+    except Exception as error:  # the data set is complete, and a later job clears up
+        logging.getLogger(__name__).warning("%s: what is temporary there could not be deleted: %s", options.output, error)
     return Outcome(manifest, _counted(result, SHARDS_REUSED))
 
 
@@ -136,18 +142,18 @@ def _counted(result: Any, name: str) -> int:
 
 
 @contextmanager
-def scratch_folder(output: str) -> Iterator[str]:
+def scratch_folder(claim: Claim) -> Iterator[str]:
     """A folder on this machine for the time of the job.
 
     It is below the output, where a later job clears it away if this one is killed; or, where the output is a bucket, among
     the system's temporary files.
     """
-    if FileSystems.get_scheme(output) is not None:
+    if not storage.is_local(claim.output):
         with tempfile.TemporaryDirectory(prefix="maskbeam-") as folder:
             yield folder
         return
-    scratch = storage.join(output, TEMPORARY, SCRATCH)
-    os.makedirs(scratch, exist_ok=True)
+    scratch = storage.join(claim.folder, SCRATCH)
+    os.mkdir(scratch)
     yield scratch
 
 

@@ -54,6 +54,22 @@ BESIDE = ["_SUCCESS", "dataset_info.json", "features.json", "label_map.csv", "la
 BESIDE += ["rejects.jsonl", "statistics.json"]
 
 
+JOB = "0123456789abcdef0123456789abcdef"
+
+
+def broken_off(folder: Path, *names: str) -> Path:
+    """What a job that was killed leaves: its claim, and these files."""
+    fill(folder, *names)
+    (folder / "_temporary" / JOB).mkdir(parents=True, exist_ok=True)
+    (folder / "_temporary" / "started").write_text(JOB)
+    return folder
+
+
+def published_files(folder: Path) -> dict[str, bytes]:
+    """All but the claim, which is for who started the job to release."""
+    return {name: data for name, data in files_of(folder).items() if name != "_temporary/started"}
+
+
 def run_options(output: Path, **changes: Any) -> RunOptions:
     return RunOptions(annotations="a.json", images="photos", output=str(output), **{"max_reject_fraction": 1.0, **changes})
 
@@ -103,7 +119,8 @@ def written_rejects(output: Path, rejects: Iterable[Reject]) -> Counter[tuple[st
     for reject in rejects:
         bucket, packed = bucket_reject(reject)
         buckets.setdefault(bucket, []).append(packed)
-    return write_rejects(str(output), [write_reject_part(str(output), bucket, packed) for bucket, packed in buckets.items()])
+    claim = Claim.stake(str(output))
+    return write_rejects(claim, [write_reject_part(claim, bucket, packed) for bucket, packed in buckets.items()])
 
 
 def published(output: Path, plan: ShardPlan = PLAN, overwrite: bool = False) -> None:
@@ -111,9 +128,11 @@ def published(output: Path, plan: ShardPlan = PLAN, overwrite: bool = False) -> 
     prepare_output(str(output), overwrite)
     keys = plan.shard_keys()
     summaries = [write_shard(output, *keys[0], [b"one", b"two"], plan), write_shard(output, *keys[1], [b"three"], plan)]
-    parts = [write_reject_part(str(output), *part) for part in ((number, [packed]) for number, packed in enumerated_rejects())]
+    claim = claim_on(output)
+    parts = [write_reject_part(claim, *part) for part in ((number, [packed]) for number, packed in enumerated_rejects())]
     statistics = DatasetStatistics({"train": SplitStatistics(images=3)})
-    publish.publish(run_options(output), claim_on(output), plan, CENSUS, CATEGORIES, summaries, statistics, parts)
+    publish.publish(run_options(output), claim, plan, CENSUS, CATEGORIES, summaries, statistics, parts)
+    claim.release()
 
 
 def enumerated_rejects() -> list[tuple[int, bytes]]:
@@ -211,14 +230,14 @@ def test_with_overwrite_foreign_files_are_written_beside(tmp_path: Path) -> None
 
 
 def test_what_a_broken_off_job_has_left_is_cleared_away(tmp_path: Path) -> None:
-    fill(tmp_path, "_temporary/started", "_temporary/val-00000-of-00001.tfrecord.0123", "_temporary/rejects-03.jsonl")
+    broken_off(tmp_path, f"_temporary/{JOB}/val-00000-of-00001.tfrecord.0123", "_temporary/rejects-03.jsonl")
     fill(tmp_path, "train-00000-of-00009.tfrecord", "label_map.pbtxt", "label_map.csv", "statistics.json", "rejects.jsonl")
     prepare_output(str(tmp_path), False)
     assert files_of(tmp_path) == {"_temporary/started": claim_on(tmp_path).job.encode()}
 
 
 def test_a_job_broken_off_beside_foreign_files_can_be_started_again(tmp_path: Path) -> None:
-    fill(tmp_path, "_temporary/started", "train-00000-of-00009.tfrecord", "notes.txt")
+    broken_off(tmp_path, "train-00000-of-00009.tfrecord", "notes.txt")
     prepare_output(str(tmp_path), False)
     assert sorted(files_of(tmp_path)) == ["_temporary/started", "notes.txt"]
 
@@ -229,7 +248,7 @@ def test_the_marker_is_deleted_before_anything_else(tmp_path: Path, monkeypatch:
     delete = storage.delete
 
     def recorded(paths: list[str]) -> None:
-        deleted.extend([[Path(path).name for path in paths]] if paths else [])
+        deleted.extend([[Path(path).name.rpartition(".")[0] for path in paths]] if paths else [])
         delete(paths)
 
     monkeypatch.setattr(storage, "delete", recorded)
@@ -264,12 +283,12 @@ def test_files_that_are_only_named_like_ours_are_not_deleted_unasked(tmp_path: P
 
 
 def test_a_job_killed_between_manifest_and_marker_can_be_started_again(tmp_path: Path) -> None:
-    fill(tmp_path, "_temporary/started", "manifest.json", "train-00000-of-00001.tfrecord")
+    broken_off(tmp_path, "manifest.json", "train-00000-of-00001.tfrecord")
     prepare_output(str(tmp_path), False)
 
 
 def test_what_a_killed_job_has_spilled_is_cleared_away(tmp_path: Path) -> None:
-    fill(tmp_path, "_temporary/started", "_temporary/scratch/0123456789abcdef")
+    broken_off(tmp_path, f"_temporary/{JOB}/scratch/0123456789abcdef")
     prepare_output(str(tmp_path), False)
     assert files_of(tmp_path) == {"_temporary/started": claim_on(tmp_path).job.encode()}
 
@@ -531,22 +550,22 @@ def test_rejects_of_an_image_are_in_one_bucket() -> None:
 
 def test_empty_shards_are_written_and_all_are_in_the_order_of_the_plan(tmp_path: Path) -> None:
     there = write_shard(tmp_path, "train", 1, [b"record"])
-    before = files_of(tmp_path)
-    found = write_empty_shards(str(tmp_path), PLAN, [there])
+    before = published_files(tmp_path)
+    found = write_empty_shards(Claim.stake(str(tmp_path)), PLAN, [there])
     empty = 0, 0, 0, 0, ""
     assert found == [
         ShardSummary("train", 0, "train-00000-of-00002.tfrecord", *empty),
         there,
         ShardSummary("val", 0, "val-00000-of-00001.tfrecord", *empty),
     ]
-    assert files_of(tmp_path) == before | {found[0].file_name: b"", found[2].file_name: b""}
+    assert published_files(tmp_path) == before | {found[0].file_name: b"", found[2].file_name: b""}
 
 
 def test_shards_that_are_all_there_are_not_touched(tmp_path: Path) -> None:
     there = [write_shard(tmp_path, split, index, [b"record"]) for split, index in PLAN.shard_keys()]
     before = files_of(tmp_path)
-    assert write_empty_shards(str(tmp_path), PLAN, there[::-1]) == there
-    assert files_of(tmp_path) == before
+    assert write_empty_shards(Claim.stake(str(tmp_path)), PLAN, there[::-1]) == there
+    assert published_files(tmp_path) == before
 
 
 @pytest.fixture
@@ -665,27 +684,35 @@ def test_no_marker_and_no_manifest_where_the_ledger_does_not_balance(tmp_path: P
     assert not {"_SUCCESS", "manifest.json"} & set(files_of(tmp_path))
 
 
-def test_publishing_again_changes_nothing(tmp_path: Path) -> None:
-    published(tmp_path)
-    before = files_of(tmp_path)
-    publish_shards(tmp_path, [], Census(99, 99, 99))
-    assert files_of(tmp_path) == before
-
-
 def test_no_images_at_all_make_a_data_set_too(tmp_path: Path) -> None:
     prepare_output(str(tmp_path), False)
     publish_shards(tmp_path, [], Census())
-    found = files_of(tmp_path)
+    found = published_files(tmp_path)
     assert sorted(found) == sorted([*BESIDE, *(PLAN.file_name(*key) for key in PLAN.shard_keys())])
     assert json.loads(found["manifest.json"])["images"] == {"read": 0, "written": 0, "rejected": 0, "dropped": 0}
     assert json.loads(found["statistics.json"]) == {}
 
 
-def test_an_attempt_after_one_that_was_killed_behind_the_marker_clears_up(tmp_path: Path) -> None:
+def test_an_attempt_after_one_that_has_published_changes_nothing(tmp_path: Path) -> None:
+    claim_output(str(tmp_path), False)
+    publish_shards(tmp_path, [], Census())
+    before = files_of(tmp_path)
+    publish_shards(tmp_path, [], Census(99, 99, 99))
+    assert files_of(tmp_path) == before
+
+
+def test_an_attempt_whose_claim_has_lapsed_does_not_take_another_data_set_for_its_own(tmp_path: Path) -> None:
     published(tmp_path)
-    fill(tmp_path, "_temporary/started")
-    publish_shards(tmp_path, [], CENSUS)
-    assert not (tmp_path / "_temporary").exists()
+    with pytest.raises(InputError, match="another job has begun to write there"):
+        publish.publish(run_options(tmp_path), Claim(str(tmp_path), JOB), PLAN, CENSUS, CATEGORIES, [], DatasetStatistics(), [])
+
+
+@pytest.mark.parametrize("names", [["_temporary/theirs"], ["_state/mine.txt"], ["_temporary/started"]])
+def test_folders_that_are_only_named_like_ours_are_not_deleted_unasked(tmp_path: Path, names: list[str]) -> None:
+    before = files_of(fill(tmp_path, *names))
+    with pytest.raises(InputError, match="is not empty"):
+        prepare_output(str(tmp_path), False)
+    assert files_of(tmp_path) == before
 
 
 def test_publish_in_a_pipeline_gives_the_same_as_by_hand(tmp_path: Path) -> None:
@@ -707,19 +734,6 @@ def test_publish_in_a_pipeline_gives_the_same_as_by_hand(tmp_path: Path) -> None
             name: pipeline | name >> beam.Create(values).with_output_types(kind) for name, (values, kind) in collections.items()
         }
         _ = pipeline | Publish(run_options(output), claim_on(output), **created)
+    claim_on(output).release()
     assert files_of(output) == files_of(by_hand)
     assert not (output / "_temporary").exists()
-
-
-def test_what_cannot_be_cleared_away_does_not_fail_a_data_set_that_is_complete(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    prepare_output(str(tmp_path), False)
-
-    def fails(*arguments: object) -> None:
-        raise OSError("the bucket is away")
-
-    monkeypatch.setattr(publish, "clear_temporary", fails)
-    publish_shards(tmp_path, [], Census())
-    assert (tmp_path / "_SUCCESS").exists()
-    assert "could not be deleted: the bucket is away" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import subprocess
@@ -151,7 +152,7 @@ def test_a_damaged_shard_or_state_is_written_anew(work: Run, tmp_path: Path, dam
     if how != "gone":
         path.write_bytes(content if how == "flipped" else content[:-1])
     work("a", resume=True)
-    assert changed(before, tmp_path / "a") in ({name}, set())
+    assert changed(before, tmp_path / "a") == {name}
     assert digests(tmp_path / "a") == good
 
 
@@ -191,32 +192,51 @@ def test_without_resume_a_data_set_is_not_gone_on_with(work: Run, tmp_path: Path
 # --------------------------------------------------------------------------------------------------- two jobs at once
 
 
-@pytest.mark.parametrize("moment", ["publish_file", "move"])
+MOMENTS = {
+    "a shard is whole": ("transforms.claims.Claim.publish", lambda self, temporary, name, *rest: name.startswith("train-")),
+    "a shard is to be moved": ("transforms.storage.move", lambda source, target: "train-" in target and "_state" not in target),
+    "the old data set is to be deleted": ("transforms.claims.Claim.take_away", lambda self, paths: True),
+    "rejects are written": ("transforms.storage.write_bytes", lambda path, data: "rejects-" in path),
+    "rejects are merged": ("beam_pipeline.publish.write_rejects", lambda *given: True),
+    "empty shards are written": ("beam_pipeline.publish.write_empty_shards", lambda *given: True),
+    "the manifest is to be moved": ("transforms.storage.move", lambda source, target: target.endswith("manifest.json")),
+    "shards are checked": ("beam_pipeline.publish.check_shards", lambda *given: True),
+    "the marker is to be moved": ("transforms.storage.move", lambda source, target: target.endswith("_SUCCESS")),
+}
+"""When a later job comes and runs to its end: a function, and for which of its calls."""
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_of_two_jobs_on_one_output_the_later_goes_on_and_the_other_says_so(
     work: Run, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    work("fresh")
-    module = claims.storage if moment == "move" else claims
-    real = getattr(module, moment)
+    """The later job has other options, so that a file of the earlier one would show."""
+    work("fresh", mask_encoding="png1", boxes="mask")
     paths = ["--annotations", str(data.annotations), "--images", str(data.images), "--output", str(tmp_path / "a")]
-    command = [sys.executable, "-m", "beam_pipeline.cli", "run", *paths, "--num_shards=3", "--splits=train=0.5,val=0.5"]
+    given = ["--num_shards=3", "--splits=train=0.5,val=0.5", "--mask_encoding=png1", "--boxes=mask", "--overwrite"]
+    command = [sys.executable, "-m", "beam_pipeline.cli", "run", *paths, *given]
+    where, when = MOMENTS[moment]
+    home, name = where.rsplit(".", 1)
+    owner = claims.Claim if home.endswith("Claim") else importlib.import_module(home)
+    real = getattr(owner, name)
+    runs: list[int] = []
 
-    def taken_over(*arguments: Any) -> None:
-        monkeypatch.setattr(module, moment, real)
-        if moment == "publish_file":
-            monkeypatch.setattr(shards, moment, real)
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        real(*arguments)
+    def with_another_job(*arguments: Any) -> Any:
+        if not runs and when(*arguments):
+            runs.append(1)
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return real(*arguments)
 
-    monkeypatch.setattr(module, moment, taken_over)
-    if moment == "publish_file":
-        monkeypatch.setattr(shards, moment, taken_over)
+    monkeypatch.setattr(owner, name, with_another_job)
     with pytest.raises(InputError, match="another job has begun to write there since; it goes on, this one ends"):
-        work("a")
+        work("a", overwrite=True)
+    assert runs == [1]
     assert digests(tmp_path / "a") == digests(tmp_path / "fresh")
 
 
-def test_a_claim_that_has_lapsed_lets_nothing_be_published(work: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_is_overtaken_and_not_yet_replaced_publishes_nothing(
+    work: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from beam_pipeline import publish
 
     check = publish.check_shards

@@ -66,9 +66,11 @@ def test_writing_replaces_what_was_there(tmp_path: Path) -> None:
     assert storage.read_bytes(path) == b"short"
 
 
-def test_writing_makes_the_folder(tmp_path: Path) -> None:
-    storage.write_bytes(str(tmp_path / "a" / "b" / "file"), b"x")
-    assert (tmp_path / "a" / "b" / "file").read_bytes() == b"x"
+def test_writing_makes_no_folder(tmp_path: Path) -> None:
+    """A job whose folder has been taken away must notice."""
+    with pytest.raises(FileNotFoundError):
+        storage.write_bytes(str(tmp_path / "a" / "file"), b"x")
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize("name", ["a.gz", "a.bz2", "a.json.gz", "a.zst"])

@@ -21,7 +21,7 @@ from apache_beam.metrics import Metrics
 from PIL import Image
 
 from transforms import progress, run_lengths, storage
-from transforms.claims import Claim, publish_file, temporary_name
+from transforms.claims import Claim
 from transforms.encode import MaskEncoding
 from transforms.examples import LabelMap, build_record
 from transforms.images import CheckedImage, ImageCheck, ImageFolder, check_image
@@ -209,7 +209,10 @@ def write_shard(
     """
     split, index = key
     name = plan.file_name(split, index)
-    temporary = temporary_name(output, name)
+    claim = claim or Claim(output)
+    if not claim.job:
+        storage.make_folder(claim.folder)
+    temporary = claim.temporary_name(name)
     statistics = SplitStatistics()
     rejects: list[Reject] = []
     fingerprint = Fingerprint(name, options)
@@ -239,19 +242,13 @@ def write_shard(
             elif isinstance(checked, CheckedImage):
                 writer.write(record)
                 count_image(statistics, image, checked, masks, labels)
-    if claim:
-        claim.check()
-    final = storage.join(output, name)
-    storage.move(temporary, final)
-    found = [file.bytes for file in storage.match(final)]
-    if found != [writer.bytes] or storage.crc32c(final) != writer.crc32c:
-        raise OSError(f"{final}: what storage has there ({found} bytes) is not what was written ({writer.bytes} bytes)")
+    claim.publish(temporary, name, writer.bytes, writer.crc32c)
     summary = ShardSummary(
         split, index, name, statistics.images, statistics.instances, writer.bytes, writer.crc32c, fingerprint.hex()
     )
     state = ShardState(summary, DatasetStatistics({split: statistics}), rejects)
-    if claim:
-        publish_file(output, state_name(name), pack_state(state))
+    if claim.job:
+        claim.publish_bytes(state_name(name), pack_state(state))
     return state
 
 

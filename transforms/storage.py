@@ -6,7 +6,6 @@ What is on `gs://` goes through `transforms.gcs`, everything else through Beam's
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, NamedTuple
@@ -24,6 +23,11 @@ class StoredFile(NamedTuple):
 
     path: str
     bytes: int
+
+
+def is_local(path: str) -> bool:
+    """Whether a path is one of this machine's file system."""
+    return FileSystems.get_scheme(path) is None
 
 
 def _on_gcs(path: str) -> bool:
@@ -48,6 +52,10 @@ def open_write(path: str) -> Iterator[IO[bytes]]:
     if _on_gcs(path):
         with gcs.open_write(path) as file:
             yield file
+        return
+    if is_local(path):
+        with open(path, "wb") as local:  # Beam would make the folder, if it has been taken away from a job
+            yield local
         return
     file = FileSystems.create(path, "application/octet-stream", CompressionTypes.UNCOMPRESSED)
     with file:
@@ -132,6 +140,11 @@ def list_folder(folder: str) -> list[StoredFile]:
     return [file for file in found if "/" not in file.path.removeprefix(prefix)]
 
 
+def list_below(folder: str) -> list[StoredFile]:
+    """The files in a folder and in those below it."""
+    return match(join(quoted(folder), "**"))
+
+
 def exists(path: str) -> bool:
     """Whether there is such a file."""
     if _on_gcs(path):
@@ -158,6 +171,11 @@ def crc32c(path: str) -> int:
     return int.from_bytes(checksum.digest(), "big")
 
 
+def crc32c_of(data: bytes, before: int = 0) -> int:
+    """The CRC32C of bytes, or of those with this CRC32C before them and these."""
+    return int(google_crc32c.extend(before, data))
+
+
 def check(path: str, only_read: bool = False) -> bool:
     """Raises `InputError`, soon, where a bucket is not there or gives no access; False if nothing in it begins with the path.
 
@@ -182,9 +200,3 @@ def delete(paths: list[str]) -> None:
         gcs.delete(paths)
     elif paths:
         FileSystems.delete([quoted(path) for path in paths])
-
-
-def delete_folder(folder: str) -> None:
-    """Deletes a folder with all that is in it, if there is one; a bucket has none, only files with slashes in their names."""
-    if FileSystems.get_scheme(folder) is None:
-        shutil.rmtree(folder, ignore_errors=True)
