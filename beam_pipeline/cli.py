@@ -109,11 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from beam_pipeline.demo import demo_command
 
         return demo_command(parsed.folder)
-    except KeyboardInterrupt as error:
-        return _interrupted(error)
+    except KeyboardInterrupt:
+        return _interrupted()
     except Exception as error:
-        if "KeyboardInterrupt" in str(error) or "Interrupted" in str(error):  # a runner has wrapped it
-            return _interrupted(error)
+        if "KeyboardInterrupt" in str(error):  # a runner has wrapped it
+            return _interrupted()
         if getattr(parsed, "verbose", False):
             raise
         message, status = explain(error)
@@ -146,11 +146,11 @@ def _trainer_config(parsed: argparse.Namespace) -> int:
     return config_command(parsed.output, parsed.base, parsed.update, parsed.config, splits, choices)
 
 
-def _interrupted(error: BaseException) -> int:
+def _interrupted() -> int:
     from beam_pipeline.interrupts import MESSAGE
 
     print(f"\n{MESSAGE}", file=sys.stderr)
-    return int(getattr(error, "status", 130))
+    return 130
 
 
 def _run(parsed: argparse.Namespace, left: Sequence[str]) -> int:

@@ -1,8 +1,13 @@
-"""SIGINT and SIGTERM end a job soon, its worker processes too, with a line that says so."""
+"""SIGINT and SIGTERM end a job at once, its worker processes too, with a line that says so.
+
+The process ends in the handler: what unwinds after an interruption is Beam's threads and workers, which wait for one another, or
+print how they were disturbed. What a job leaves in its output, the next one clears away.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -10,17 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-PATIENCE = 5.0
-"""Seconds that the runner is given to come to an end by itself, once its workers are gone."""
 MESSAGE = "maskbeam: interrupted; the same command begins anew, and with --resume keeps the shards that are done"
-
-
-class Interrupted(KeyboardInterrupt):
-    """Raised in the main thread; `status` is the exit status that shells expect, 128 and the signal's number."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(MESSAGE)
-        self.status = status
+TO_DELETE: set[str] = set()
+"""Folders of this job among the system's temporary files, which no later job would find."""
 
 
 def descendants(process: int) -> list[int]:
@@ -35,26 +32,20 @@ def descendants(process: int) -> list[int]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Within it, SIGINT and SIGTERM kill the workers and raise `Interrupted`, and after `PATIENCE` end the process."""
+    """Within it, SIGINT and SIGTERM end this process and those below it; the status is 128 and the signal's number."""
     if threading.current_thread() is not threading.main_thread():
         yield  # where signals can't be handled
         return
-    terminal = os.dup(2)  # which is not closed: the process may have to say something at its very end
+    terminal = os.dup(2)
 
     def end(number: int, _: FrameType | None) -> None:
-        status = 128 + number
-
-        def give_up() -> None:
-            os.write(terminal, f"{MESSAGE}\n".encode())
-            os._exit(status)
-
+        os.write(terminal, f"\n{MESSAGE}\n".encode())
         for process in descendants(os.getpid()):
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(process, signal.SIGKILL)
-        timer = threading.Timer(PATIENCE, give_up)
-        timer.daemon = True
-        timer.start()
-        raise Interrupted(status)
+        for folder in TO_DELETE:
+            shutil.rmtree(folder, ignore_errors=True)
+        os._exit(128 + number)
 
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -62,3 +53,4 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        os.close(terminal)

@@ -20,6 +20,7 @@ from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_pipeline.dataset_files import MANIFEST, REJECTS, SUCCESS
+from beam_pipeline.interrupts import TO_DELETE
 from beam_pipeline.options import RunOptions
 from beam_pipeline.pipeline import build
 from beam_pipeline.publish import prepare_output, reject_examples
@@ -150,7 +151,9 @@ def scratch_folder(claim: Claim) -> Iterator[str]:
     """
     if not storage.is_local(claim.output):
         with tempfile.TemporaryDirectory(prefix="maskbeam-") as folder:
+            TO_DELETE.add(folder)
             yield folder
+            TO_DELETE.discard(folder)
         return
     scratch = storage.join(claim.folder, SCRATCH)
     os.mkdir(scratch)

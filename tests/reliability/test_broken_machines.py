@@ -6,6 +6,7 @@ there to the last byte, or there is no success marker and the exit status is not
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -118,9 +119,8 @@ def test_full_disk(data: Data, tmp_path: Path, figures: Figures, megabytes: int)
 
 def test_killed_worker(data: Data, tmp_path: Path, figures: Figures) -> None:
     output = tmp_path / "records"
-    workers = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
     job = subprocess.Popen(
-        command(data, output, *workers), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command(data, output, *WORKERS), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
         killed = kill_a_worker(job.pid, output)
@@ -152,6 +152,49 @@ def kill_a_worker(parent: int, output: Path) -> bool:
                 continue  # somebody else's, or gone
         time.sleep(0.01)
     return False
+
+
+WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("workers", [(), WORKERS], ids=["one process", "worker processes"])
+def test_interrupted(
+    data: Data,
+    undisturbed: tuple[dict[str, str], float],
+    tmp_path: Path,
+    figures: Figures,
+    number: signal.Signals,
+    workers: tuple[str, ...],
+) -> None:
+    """The signal reaches the parent alone, as `docker stop` and schedulers send it."""
+    output = tmp_path / "records"
+    job = subprocess.Popen(
+        command(data, output, *workers), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not list(output.glob("_temporary/*/*.tfrecord.*")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        job.send_signal(number)
+        _, said = job.communicate(timeout=30)  # which also ends only when no worker holds the pipe any more
+        time.sleep(0.5)  # in which the killed are gone, or wait for whoever collects orphans
+        listed = subprocess.run(["ps", "-s", str(job.pid), "-o", "stat=,args="], capture_output=True, text=True, check=False)
+        left = [line for line in listed.stdout.splitlines() if not line.startswith("Z")]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)
+    assert job.returncode == 128 + number, said
+    assert "maskbeam: interrupted" in said
+    assert "Traceback" not in said
+    assert not left
+    assert not (output / "_SUCCESS").exists()
+    assert run_job(data, output, "--resume").returncode == 0
+    assert digests(output) == undisturbed[0]
+    how = "with worker processes" if workers else "in one process"
+    figures[f"{number.name} to a job {how}"] = (
+        f"exit status {128 + number}, a line that says so, nothing left running; then resumed"
+    )
 
 
 MOVES = """
