@@ -80,7 +80,7 @@ def make_parser() -> Parser:
 
     demo = commands.add_parser(
         "demo",
-        help="make a small data set and do all of the above with it",
+        help="draw a small data set, run and verify it",
         description="Draws a small data set with faults in it, turns it into records and verifies them.",
         allow_abbrev=False,
     )

@@ -132,7 +132,11 @@ class RunOptions:
         choices=("full", "header"),
     )
     output: str = option("Output", "the folder for the data set, which is made", metavar="FOLDER")
-    overwrite: bool = option("Output", "replace the data set that is in the output folder", default=False)
+    overwrite: bool = option(
+        "Output",
+        "replace the data set that is in the output folder; it goes once the new annotations are read, even if the job fails",
+        default=False,
+    )
     resume: bool = option(
         "Output",
         "go on with what is in the output folder: shards whose images, annotations and options have not changed stay as they are",

@@ -58,6 +58,8 @@ def check_beam_options(left: Sequence[str]) -> list[str]:
 
 def check_inputs(options: RunOptions) -> None:
     """Raises `InputError` where the annotations or the image folder are not there, or options contradict each other."""
+    if options.resume and options.overwrite:
+        raise InputError("--resume keeps what --overwrite replaces: give one of them")
     if options.trainer_config == MODEL_GARDEN and options.mask_encoding == "dense":
         raise InputError(f"--trainer_config {MODEL_GARDEN}: the Model Garden can't read dense masks, choose --mask_encoding png")
     for name in ("annotations", "images", "output"):
@@ -174,7 +176,8 @@ def summary(options: RunOptions, outcome: Outcome, seconds: float) -> str:
         count = f"{len(of_split)} shard{'s' * (len(of_split) > 1)}"
         lines.append(f"  {split}: {records:,} images, {size / 1e6:,.1f} MB in {count}" + ("" if records else ": it is empty"))
     if options.resume:
-        lines.append(f"  {outcome.shards_reused} of {len(shards)} shards were up to date, and stayed as they were")
+        filled = sum(bool(shard["fingerprint"]) for shard in shards)
+        lines.append(f"  {outcome.shards_reused} of {filled} shards with images were up to date, and stayed as they were")
     if any(manifest["reasons"].values()):
         lines.append("not written:")
         examples = reject_examples(options.output)

@@ -145,6 +145,8 @@ def facts_of(
     notes: tuple[str, ...] = ()
     if usual and not eval_split and eval_name != usual[0]:
         notes = (f"the split {usual[0]!r} has no images, so {eval_name!r} is evaluated on",)
+    elif not usual and not eval_split:
+        notes = (f"there is no split to evaluate on but {train_name!r} itself: run --splits train=0.9,val=0.1 makes one",)
     encoding = manifest["options"]["mask_encoding"]
     return Facts(encoding, max(ids), storage.join(absolute(output), LABEL_MAP), train, evaluation, notes)
 
@@ -584,4 +586,5 @@ def config_command(
             storage.write_bytes(config, text.encode())
         except Exception as error:
             raise InputError(f"--config {config} can't be written: {_one_line(error)}") from None
+        print(f"{config}: written for {facts.train.images:,} images to train on, {facts.evaluation.images:,} to evaluate on")
     return 0

@@ -70,7 +70,7 @@ def test_nothing_is_written_anew_where_nothing_has_changed(work: Run, tmp_path: 
     assert again.shards_reused == 6
     assert changed(before, tmp_path / "a") == set()
     assert digests(tmp_path / "a") == bytes_before
-    assert "6 of 6 shards were up to date" in summary(
+    assert "6 of 6 shards with images were up to date" in summary(
         RunOptions(annotations="", images="", output=str(tmp_path / "a"), resume=True), again, 1
     )
 
@@ -183,6 +183,8 @@ def test_without_resume_a_data_set_is_not_gone_on_with(work: Run, tmp_path: Path
         work("a")
     assert work("a", overwrite=True).shards_reused == 0
     assert len(changed(before, tmp_path / "a")) == 6
+    with pytest.raises(InputError, match="--resume keeps what --overwrite replaces"):
+        work("a", resume=True, overwrite=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
     with pytest.raises(InputError, match="is not empty"):

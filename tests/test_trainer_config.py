@@ -645,3 +645,13 @@ def test_configurations_go_beside_the_records(demo_output: Output, tmp_path: Pat
     for name in ("pipeline.config", "model_garden.yaml", "mine.config"):
         assert main(["trainer-config", str(output), "--base", MODEL_GARDEN, "--config", str(output / name)]) == 0
         assert (output / name).exists()
+
+
+def test_that_the_training_split_is_evaluated_on_is_said(
+    run_demo: Callable[..., Output], capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = run_demo().folder
+    assert main(["trainer-config", str(output), "--base", "mask_rcnn_inception_v2_coco"]) == 0
+    said = capsys.readouterr()
+    assert "there is no split to evaluate on but 'train' itself" in said.err
+    assert "\n# there is no split to evaluate on but 'train' itself" in said.out
