@@ -124,7 +124,8 @@ def test_faults_of_one_kind(
     server: StorageServer, undisturbed: dict[str, bytes], tried: list[Tried], kind: str, rate: float
 ) -> None:
     server.plan({kind: rate}, seed=5)
-    run_and_compare(server, undisturbed, f"gs://bkt/{kind}/{rate}", f"{kind} at 1, 5 and 20 %", tried)
+    survived = run_and_compare(server, undisturbed, f"gs://bkt/{kind}/{rate}", f"{kind} at 1, 5 and 20 %", tried)
+    assert survived or rate > 0.05, "one fault in twenty requests must be survived"
     assert set(server.faults) <= {kind}
     assert rate == min(RATES) or server.faults.total() >= 1, "nothing was tried"
 
