@@ -6,12 +6,9 @@ Only the image size is made smaller, to 256 pixels, and the number of steps, for
 the published backbone would have to be fetched.
 """
 
-import glob
-import json
-import os
 import sys
 
-import tensorflow as tf
+from events import report
 from official.common import distribute_utils
 from official.core import exp_factory, task_factory, train_lib
 from official.modeling import hyperparams
@@ -33,14 +30,7 @@ def main(config, model_dir):
     with strategy.scope():
         task = task_factory.get_task(params.task, logging_dir=model_dir)
     train_lib.run_experiment(strategy, task, "train", params, model_dir)
-    losses, steps = {}, 0
-    for path in glob.glob(os.path.join(model_dir, "train", "events*")):
-        for event in tf.compat.v1.train.summary_iterator(path):
-            for value in event.summary.value:
-                if "loss" in value.tag.lower():
-                    steps = max(steps, event.step)
-                    losses[value.tag] = float(tf.make_ndarray(value.tensor))
-    print(json.dumps({"steps": steps, "losses": losses}))
+    report(model_dir)
 
 
 main(*sys.argv[1:])

@@ -5,12 +5,10 @@
 Only the image resizer is made smaller, to 256 pixels, for the sake of time.
 """
 
-import glob
-import json
 import os
 import sys
 
-import tensorflow as tf
+from events import report
 from object_detection import model_lib_v2
 from object_detection.utils import config_util
 
@@ -25,14 +23,7 @@ def main(config, model_dir):
     model_lib_v2.train_loop(
         os.path.join(model_dir, "pipeline.config"), model_dir, train_steps=2, num_steps_per_iteration=1, checkpoint_every_n=1000
     )
-    losses, steps = {}, 0
-    for path in glob.glob(os.path.join(model_dir, "train", "events*")):
-        for event in tf.compat.v1.train.summary_iterator(path):
-            for value in event.summary.value:
-                if "loss" in value.tag.lower():
-                    steps = max(steps, event.step)
-                    losses[value.tag] = float(tf.make_ndarray(value.tensor))
-    print(json.dumps({"steps": steps, "losses": losses}))
+    report(model_dir)
 
 
 main(*sys.argv[1:])
