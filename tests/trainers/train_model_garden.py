@@ -16,7 +16,7 @@ from official.vision import registry_imports  # noqa: F401 - registers the tasks
 
 
 def main(config, model_dir):
-    """Loads strictly, makes small, trains; prints the losses of the last step as JSON."""
+    """Loads strictly, makes small, trains; prints the losses of each step as JSON."""
     params = exp_factory.get_exp_config("maskrcnn_resnetfpn_coco")
     params = hyperparams.override_params_dict(params, config, is_strict=True)
     small = {

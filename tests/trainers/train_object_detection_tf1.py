@@ -15,7 +15,7 @@ from object_detection.utils import config_util
 
 
 class Losses(tf.estimator.SessionRunHook):
-    """The losses of the last step: the trainer computes them, but writes only their sum."""
+    """The losses of each step: the trainer computes them, but writes only their sum."""
 
     parts = (
         "RPNLoss/localization_loss",
@@ -25,17 +25,21 @@ class Losses(tf.estimator.SessionRunHook):
         "BoxClassifierLoss/mask_loss",
     )
 
+    def __init__(self):
+        self.values = {}
+
     def before_run(self, run_context):
         """Asks for them by their names in the graph."""
         return tf.estimator.SessionRunArgs({f"Loss/{name}": f"Loss/{name}:0" for name in self.parts})
 
     def after_run(self, run_context, run_values):
         """Keeps them."""
-        self.values = {name: float(value) for name, value in run_values.results.items()}
+        for name, value in run_values.results.items():
+            self.values.setdefault(name, []).append(float(value))
 
 
 def main(config, model_dir):
-    """Parses, makes small, trains; prints the losses of the last step as JSON."""
+    """Parses, makes small, trains; prints the losses of each step as JSON."""
     configs = config_util.get_configs_from_pipeline_file(config)
     resizer = configs["model"].faster_rcnn.image_resizer.keep_aspect_ratio_resizer
     assert resizer.min_dimension > 256, "no keep_aspect_ratio_resizer in the configuration"

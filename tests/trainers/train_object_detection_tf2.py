@@ -14,7 +14,7 @@ from object_detection.utils import config_util
 
 
 def main(config, model_dir):
-    """Parses, makes small, trains; prints the losses of the last step as JSON."""
+    """Parses, makes small, trains; prints the losses of each step as JSON."""
     configs = config_util.get_configs_from_pipeline_file(config)
     resizer = configs["model"].faster_rcnn.image_resizer.fixed_shape_resizer
     assert resizer.height > 256, "no fixed_shape_resizer in the configuration"
