@@ -11,7 +11,7 @@ demo: $(VENV)/installed  ## a small data set, made on the spot, through everythi
 test: $(VENV)/installed  ## the tests, in under ten minutes
 	$(BIN)/pytest -n 2 --dist worksteal
 
-test-trainers: $(VENV)/installed  ## the trainers themselves, installed into .trainers: a quarter of an hour; writes docs/trainers.md
+test-trainers: $(VENV)/installed  ## the trainers themselves, installed into .environments: a quarter of an hour; writes docs/trainers.md
 	$(BIN)/pytest tests/trainers
 
 reliability: $(VENV)/installed  ## kills, full disks, faulty storage, adversarial loads; writes docs/reliability.md
@@ -40,10 +40,10 @@ docs: $(VENV)/installed  ## writes the pages of docs/ that derive from the code
 	$(BIN)/python -m beam_pipeline.reference
 
 bench: $(VENV)/installed  ## the figures of docs/performance.md; takes some ten minutes
-	$(BIN)/python benchmarks/bench.py --peer "$$($(BIN)/python tests/trainers/venvs.py object_detection)"
+	$(BIN)/python benchmarks/bench.py --peer "$$($(BIN)/python tests/environments.py object_detection)"
 
 clean:
-	rm -rf $(VENV) .trainers maskbeam-demo build dist *.egg-info
+	rm -rf $(VENV) .environments maskbeam-demo build dist *.egg-info
 
 $(VENV)/installed: setup.py
 	$(PYTHON) -m venv $(VENV)

@@ -1,6 +1,6 @@
 """The trainers themselves: their decoders read what we wrote, their configurations are what we generate, they train on it.
 
-`make test-trainers`. Each trainer lives in an environment of its own (`venvs.py`) and runs as a process of its own; what it
+`make test-trainers`. Each trainer has an environment of its own (`environments.py`) and runs as a process of its own; what it
 has to find is drawn here with pycocotools from the annotation files, and compared there (`compare.py`). What was found goes
 into docs/trainers.md.
 """
@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from conftest import REAL_DATA, Data
+from environments import TRAINERS, NoPythonError, python_of
 from pycocotools.coco import COCO
-from venvs import TRAINERS, NoPythonError, python_of
 
 from beam_pipeline.demo import CATEGORIES
 from beam_pipeline.options import RunOptions

@@ -1,0 +1,119 @@
+"""What can't live beside our own packages, each in an environment of its own below `.environments`: the real trainers, for one.
+
+    python tests/environments.py [NAME …]
+
+installs those named, or all; what there is no Python for is left out, with a line that says so.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1] / ".environments"
+REQUIREMENTS = Path(__file__).resolve().parent / "requirements"
+"""NAME.txt for each, and NAME_no_deps.txt for what is installed without what it says that it needs."""
+
+
+class Environment(NamedTuple):
+    """What a table calls it, and the minor versions of Python that it installs on, the best first."""
+
+    title: str
+    pythons: tuple[str, ...]
+
+
+TRAINERS = {
+    "object_detection": Environment("Object Detection API, TF 2.12", ("3.11", "3.10", "3.9")),
+    "object_detection_tf1": Environment("Object Detection API, TF 1.15", ("3.7",)),
+    "model_garden": Environment("Model Garden, TF 2.20", ("3.11", "3.12", "3.10", "3.13")),
+}
+ENVIRONMENTS = {**TRAINERS}
+
+
+class NoPythonError(Exception):
+    """There is no Python for an environment here."""
+
+
+def find_python(versions: tuple[str, ...]) -> str | None:
+    """A Python of one of these minor versions: on the path, or one of pyenv's."""
+    pyenv = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
+    for version in versions:
+        candidates = [shutil.which(f"python{version}"), *sorted(glob.glob(f"{pyenv}/versions/{version}.*/bin/python"))]
+        for path in filter(None, candidates):
+            answer = subprocess.run(
+                [path, "-c", "import ensurepip, sys; print(*sys.version_info[:2], sep='.')"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if answer.stdout.strip() == version:
+                return path
+    return None
+
+
+def python_of(name: str) -> str:
+    """The Python of an environment, which is made and filled first if need be. Raises `NoPythonError`."""
+    home = ROOT / name
+    python = home / "bin" / "python"
+    lists = [path for path in (REQUIREMENTS / f"{name}.txt", REQUIREMENTS / f"{name}_no_deps.txt") if path.is_file()]
+    wanted = "".join(file.read_text() for file in lists)
+    stamp = home / "installed"
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return str(python)
+    title, pythons = ENVIRONMENTS[name]
+    base = find_python(pythons)
+    if base is None:
+        raise NoPythonError(f"{title} wants a Python {' or '.join(pythons)}, and there is none")
+    shutil.rmtree(home, ignore_errors=True)
+    subprocess.run([base, "-m", "venv", str(home)], check=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--upgrade", "pip", "setuptools<81", "wheel"], check=True)
+    for file in lists:
+        no_deps = ["--no-deps"] if file.stem.endswith("_no_deps") else []
+        subprocess.run([*pip, *no_deps, "--requirement", str(file)], check=True)
+    stamp.write_text(wanted)
+    return str(python)
+
+
+def sdist(folder: Path) -> Path:
+    """Our own source distribution, built into a folder."""
+    command = [sys.executable, "-m", "build", "--sdist", "--outdir", str(folder), str(ROOT.parent)]
+    subprocess.run(command, check=True, capture_output=True)
+    (built,) = folder.glob("*.tar.gz")
+    return built
+
+
+def python_with_maskbeam() -> str:
+    """The Python of an environment that has our source distribution and what it needs, and nothing of the checkout."""
+    home = ROOT / "maskbeam"
+    python, stamp = home / "bin" / "python", home / "installed"
+    digest = hashlib.sha256()
+    for path in sorted(path for part in ("setup.py", "beam_pipeline/**/*", "transforms/**/*") for path in ROOT.parent.glob(part)):
+        if path.is_file() and path.suffix != ".pyc":
+            digest.update(path.read_bytes())
+    if stamp.is_file() and stamp.read_text() == digest.hexdigest():
+        return str(python)
+    if not python.is_file():
+        subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
+    with tempfile.TemporaryDirectory() as folder:
+        built = str(sdist(Path(folder)))
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, built], check=True)
+        subprocess.run([*pip, "--force-reinstall", "--no-deps", built], check=True)  # the version may be the same
+    stamp.write_text(digest.hexdigest())
+    return str(python)
+
+
+if __name__ == "__main__":
+    for environment in sys.argv[1:] or ENVIRONMENTS:
+        try:
+            print(python_of(environment))
+        except NoPythonError as reason:
+            print(f"left out: {reason}")
