@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-trainers test-fuzz reliability fuzz lint format docs bench clean
+.PHONY: demo test test-trainers test-fuzz reliability fuzz lint format docs bench bench-scaling clean
 
 demo: $(VENV)/installed  ## a small data set, made on the spot, through everything
 	$(BIN)/maskbeam demo
@@ -41,6 +41,9 @@ docs: $(VENV)/installed  ## writes the pages of docs/ that derive from the code
 
 bench: $(VENV)/installed  ## the figures of docs/performance.md; takes some ten minutes
 	$(BIN)/python benchmarks/bench.py --peer "$$($(BIN)/python tests/environments.py object_detection)"
+
+bench-scaling: $(VENV)/installed  ## the figures of docs/scaling.md; takes some ten minutes and 16 GB of disk
+	$(BIN)/python benchmarks/scaling.py
 
 clean:
 	rm -rf $(VENV) .environments maskbeam-demo build dist *.egg-info

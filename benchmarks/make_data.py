@@ -12,12 +12,15 @@ import json
 import math
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 CONTENTS = 200
+STRIDE = 1_000_003  # from the image of a scattered annotation to the next one's; a prime, so that each has its turn
 
 
 def photograph(rng: np.random.Generator, width: int, height: int) -> Image.Image:
@@ -46,7 +49,44 @@ def outline(rng: random.Random, width: int, height: int) -> list[float]:
     return ring
 
 
-def make(folder: Path, images: int, instances: int, width: int, height: int) -> None:
+def annotations(images: int, instances: int, width: int, height: int, scattered: bool = False) -> Iterator[dict[str, Any]]:
+    """Entries of `annotations`: `instances` of each image; one image after the other, or, `scattered`, over all of the file."""
+    rng = random.Random(1)
+    for index in range(images * instances):
+        ring, box = [], [0.0] * 4
+        while box[2] < 2 or box[3] < 2:
+            ring = outline(rng, width, height)
+            xs, ys = ring[0::2], ring[1::2]
+            box = [min(xs), min(ys), round(max(xs) - min(xs), 2), round(max(ys) - min(ys), 2)]
+        yield {
+            "id": index + 1,
+            "image_id": (index * STRIDE % images if scattered else index // instances) + 1,
+            "category_id": rng.randint(1, 80),
+            "segmentation": [ring],
+            "area": round(box[2] * box[3] * 0.7, 2),
+            "bbox": box,
+            "iscrowd": 0,
+        }
+
+
+def write_coco(path: Path, images: int, instances: int, width: int, height: int, scattered: bool = False) -> None:
+    """Writes a COCO file, an entry at a time."""
+    names = (
+        {"id": number, "file_name": f"{number:012d}.jpg", "width": width, "height": height} for number in range(1, images + 1)
+    )
+    categories = ({"id": number, "name": f"category {number}", "supercategory": "things"} for number in range(1, 81))
+    lists = {"images": names, "annotations": annotations(images, instances, width, height, scattered), "categories": categories}
+    with path.open("w") as file:
+        file.write('{"info": {}')
+        for key, entries in lists.items():
+            file.write(f', "{key}": [')
+            for index, entry in enumerate(entries):
+                file.write(", " * (index > 0) + json.dumps(entry))
+            file.write("]")
+        file.write("}")
+
+
+def make(folder: Path, images: int, instances: int, width: int, height: int, scattered: bool = False) -> None:
     """Writes `instances.json` and `images/`."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(1)
@@ -54,34 +94,11 @@ def make(folder: Path, images: int, instances: int, width: int, height: int) -> 
         path = folder / f"content-{index:03d}.jpg"
         if not path.exists():
             photograph(noise, width, height).save(path, quality=93)
-    rng = random.Random(1)
-    entries, annotations = [], []
     for image_id in range(1, images + 1):
-        name = f"{image_id:012d}.jpg"
-        if not (folder / "images" / name).exists():
-            os.link(folder / f"content-{image_id % min(CONTENTS, images):03d}.jpg", folder / "images" / name)
-        entries.append({"id": image_id, "file_name": name, "width": width, "height": height})
-        while len(annotations) < image_id * instances:
-            ring = outline(rng, width, height)
-            xs, ys = ring[0::2], ring[1::2]
-            box = [min(xs), min(ys), round(max(xs) - min(xs), 2), round(max(ys) - min(ys), 2)]
-            if box[2] < 2 or box[3] < 2:
-                continue
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": rng.randint(1, 80),
-                    "segmentation": [ring],
-                    "area": round(box[2] * box[3] * 0.7, 2),
-                    "bbox": box,
-                    "iscrowd": 0,
-                }
-            )
-    categories = [{"id": number, "name": f"category {number}", "supercategory": "things"} for number in range(1, 81)]
-    (folder / "instances.json").write_text(
-        json.dumps({"info": {}, "images": entries, "annotations": annotations, "categories": categories})
-    )
+        path = folder / "images" / f"{image_id:012d}.jpg"
+        if not path.exists():
+            os.link(folder / f"content-{image_id % min(CONTENTS, images):03d}.jpg", path)
+    write_coco(folder / "instances.json", images, instances, width, height, scattered)
 
 
 def main() -> None:
