@@ -36,7 +36,7 @@ format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/installed  ## writes the pages of docs/ that derive from the code
+docs: $(VENV)/installed  ## writes the files of docs/ and templates/ that derive from the code
 	$(BIN)/python -m beam_pipeline.reference
 
 bench: $(VENV)/installed  ## the figures of docs/performance.md; takes some ten minutes

@@ -9,7 +9,7 @@ import argparse
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 from beam_pipeline.trainer_bases import BASES, MODEL_GARDEN
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 GROUPS = ("Input", "Output", "Masks and boxes", "Splits and shards", "What to leave out", "Limits", "Trainer", "Terminal")
 
 
+ParamType = Literal["TEXT", "NUMBER", "GCS_READ_FILE", "GCS_READ_FOLDER", "GCS_WRITE_FOLDER"]
+"""What a Dataflow template's form shows for an option; switches and choices have forms of their own."""
+
+
 class About(NamedTuple):
     """What is said of an option, and how its text is checked."""
 
@@ -29,6 +33,8 @@ class About(NamedTuple):
     metavar: str | None = None
     choices: tuple[str, ...] | None = None
     parse: Callable[[str], Any] = str
+    param_type: ParamType = "TEXT"
+    regex: str | None = None
 
 
 def option(
@@ -39,9 +45,31 @@ def option(
     metavar: str | None = None,
     choices: tuple[str, ...] | None = None,
     parse: Callable[[str], Any] = str,
+    param_type: ParamType = "TEXT",
+    regex: str | None = None,
 ) -> Any:
-    """A field of `RunOptions`; without a default it must be given, with the default False it is a switch."""
-    return field(default=default, metadata={"about": About(group, help, metavar, choices, parse)})
+    """A field of `RunOptions`; without a default it must be given, with the default False it is a switch.
+
+    `regex` is for forms: it matches all that `parse` takes.
+    """
+    return field(default=default, metadata={"about": About(group, help, metavar, choices, parse, param_type, regex)})
+
+
+WHOLE_NUMBER = r"0*[1-9][0-9]{0,8}"
+NUM_SHARDS = r"auto|0*[1-9][0-9]{0,4}"
+SHARE = r"\s*[A-Za-z0-9_]+(=[^,;=]*)?\s*"
+SPLITS = rf"{SHARE}(,{SHARE})*"
+
+
+def _path(text: str) -> str:
+    if not text:
+        raise ValueError("expected a path, found nothing")
+    return text
+
+
+def a_path(param_type: ParamType) -> dict[str, Any]:
+    """What options have in common that are paths."""
+    return {"parse": _path, "param_type": param_type}
 
 
 def parse_splits(text: str) -> tuple[tuple[str, float], ...]:
@@ -78,7 +106,7 @@ def _pattern(text: str) -> str:
 
 
 def _num_shards(text: str) -> str:
-    if text != "auto" and not (text.isdecimal() and 1 <= int(text) <= 99_999):
+    if not re.fullmatch(NUM_SHARDS, text):
         raise ValueError(f"expected auto or a number from 1 to 99999, found {text!r}")
     return text
 
@@ -96,7 +124,7 @@ def positive(text: str) -> float:
 
 def positive_int(text: str) -> int:
     """A whole number above 0. Raises `ValueError` with a message for the user."""
-    if not (text.isdecimal() and 0 < int(text) < 2**31):
+    if not re.fullmatch(WHOLE_NUMBER, text):
         raise ValueError(f"expected a whole number above 0, found {text!r}")
     return int(text)
 
@@ -122,8 +150,12 @@ def _record_mb(text: str) -> float:
 class RunOptions:
     """What `maskbeam run` can be told, apart from Beam's own options."""
 
-    annotations: str = option("Input", "the annotation file, or a pattern that several match", metavar="PATH")
-    images: str = option("Input", "the folder that file names in the annotations are relative to", metavar="FOLDER")
+    annotations: str = option(
+        "Input", "the annotation file, or a pattern that several match", metavar="PATH", **a_path("GCS_READ_FILE")
+    )
+    images: str = option(
+        "Input", "the folder that file names in the annotations are relative to", metavar="FOLDER", **a_path("GCS_READ_FOLDER")
+    )
     format: str = option("Input", "the format of the annotations", default="coco", choices=("coco",))
     check_images: ImageCheck = option(
         "Input",
@@ -131,7 +163,7 @@ class RunOptions:
         default="full",
         choices=("full", "header"),
     )
-    output: str = option("Output", "the folder for the data set, which is made", metavar="FOLDER")
+    output: str = option("Output", "the folder for the data set, which is made", metavar="FOLDER", **a_path("GCS_WRITE_FOLDER"))
     overwrite: bool = option(
         "Output",
         "replace the data set that is in the output folder; it goes once the new annotations are read, even if the job fails",
@@ -166,6 +198,7 @@ class RunOptions:
         default="train=1",
         metavar="NAME=SHARE,...",
         parse=_splits,
+        regex=SPLITS,
     )
     split_by: str | None = option(
         "Splits and shards",
@@ -180,21 +213,39 @@ class RunOptions:
         default="auto",
         metavar="auto|N",
         parse=_num_shards,
+        regex=NUM_SHARDS,
     )
     drop_crowds: bool = option("What to leave out", "leave out crowds", default=False)
     drop_annotations_without_mask: bool = option("What to leave out", "leave out annotations that have only a box", default=False)
     drop_images_without_annotations: bool = option("What to leave out", "leave out images with nothing on them", default=False)
     max_record_mb: float = option(
-        "Limits", "the largest record that is written, in MB", default=512.0, metavar="MB", parse=_record_mb
+        "Limits", "the largest record that is written, in MB", default=512.0, metavar="MB", parse=_record_mb, param_type="NUMBER"
     )
     max_megapixels: float = option(
-        "Limits", "the largest image that is read, in millions of pixels", default=100.0, metavar="N", parse=positive
+        "Limits",
+        "the largest image that is read, in millions of pixels",
+        default=100.0,
+        metavar="N",
+        parse=positive,
+        param_type="NUMBER",
     )
     max_points: int = option(
-        "Limits", "the most points of a polygon that is drawn", default=100_000, metavar="N", parse=positive_int
+        "Limits",
+        "the most points of a polygon that is drawn",
+        default=100_000,
+        metavar="N",
+        parse=positive_int,
+        param_type="NUMBER",
+        regex=WHOLE_NUMBER,
     )
     max_instances: int = option(
-        "Limits", "the most annotations of an image that is written", default=10_000, metavar="N", parse=positive_int
+        "Limits",
+        "the most annotations of an image that is written",
+        default=10_000,
+        metavar="N",
+        parse=positive_int,
+        param_type="NUMBER",
+        regex=WHOLE_NUMBER,
     )
     max_reject_fraction: float = option(
         "Limits",
@@ -202,6 +253,7 @@ class RunOptions:
         default=0.05,
         metavar="SHARE",
         parse=_fraction,
+        param_type="NUMBER",
     )
     trainer_config: str | None = option(
         "Trainer",
@@ -242,14 +294,37 @@ def typed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return read
 
 
+def switch(text: str) -> bool:
+    """`true` or `false`, as a template's form gives it. Raises `ValueError` with a message for the user."""
+    if text.lower() not in ("true", "false"):
+        raise ValueError(f"expected true or false, found {text!r}")
+    return text.lower() == "true"
+
+
+def reader(one: Field[Any]) -> Callable[[str], Any]:
+    """From the text of an option to its value, for argparse. An empty text means the default, as in a form left empty."""
+    said = about(one)
+
+    def read(text: str) -> Any:
+        if not text and one.default is not MISSING:
+            return one.default
+        if said.choices and text not in said.choices:
+            raise ValueError(f"expected one of {', '.join(said.choices)}, found {text!r}")
+        return (switch if one.default is False else said.parse)(text)
+
+    return typed(read)
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the fields of `RunOptions` to a parser, by group."""
+    """Adds the fields of `RunOptions` to a parser, by group. A switch can be given alone, or as =true or =false."""
     groups = {name: parser.add_argument_group(name) for name in GROUPS}
     for one in fields(RunOptions):
         said = about(one)
         text = said.help.replace("%", "%%")
         if one.default is False:
-            groups[said.group].add_argument(f"--{one.name}", action="store_true", help=text)
+            groups[said.group].add_argument(
+                f"--{one.name}", nargs="?", const=True, default=False, metavar="true|false", type=reader(one), help=text
+            )
             continue
         required = one.default is MISSING
         if not required and one.default is not None:
@@ -258,9 +333,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             f"--{one.name}",
             required=required,
             default=None if required else one.default,
-            choices=said.choices,
-            metavar=said.metavar,
-            type=typed(said.parse),
+            metavar="{" + ",".join(said.choices) + "}" if said.choices else said.metavar,
+            type=reader(one),
             help=text,
         )
 

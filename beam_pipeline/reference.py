@@ -1,4 +1,4 @@
-"""The parts of the documentation that derive from the code: `python -m beam_pipeline.reference` writes them to docs/."""
+"""The files of the checkout that derive from the code: `python -m beam_pipeline.reference` writes them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
 
+from beam_pipeline.flex_template import metadata_file
 from beam_pipeline.options import GROUPS, RunOptions, about
 from transforms.examples import FEATURES
 from transforms.records import Fix, ReasonCode
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def options_page() -> str:
@@ -92,13 +93,18 @@ def record_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES: dict[str, Callable[[], str]] = {"options.md": options_page, "reason_codes.md": reason_codes_page, "record.md": record_page}
+DERIVED: dict[str, Callable[[], str]] = {
+    "docs/options.md": options_page,
+    "docs/reason_codes.md": reason_codes_page,
+    "docs/record.md": record_page,
+    "templates/flex/metadata.json": metadata_file,
+}
 
 
 def main() -> None:
-    """Writes the pages."""
-    for name, page in PAGES.items():
-        (DOCS / name).write_text(page(), encoding="utf-8")
+    """Writes them."""
+    for name, text in DERIVED.items():
+        (CHECKOUT / name).write_text(text(), encoding="utf-8")
 
 
 if __name__ == "__main__":

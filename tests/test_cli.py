@@ -37,7 +37,7 @@ def run_arguments(data: Data, output: Path, *more: str) -> list[str]:
         ([], "COMMAND"),
         (["fly"], "invalid choice: 'fly'"),
         (["run"], "--annotations, --images, --output"),
-        (["run", "--annotations", "a", "--images", "b", "--output", "c", "--mask_encoding", "gif"], "'png', 'dense', 'png1'"),
+        (["run", "--annotations", "a", "--images", "b", "--output", "c", "--mask_encoding", "gif"], "png, dense, png1"),
         (["run", "--annotations", "a", "--images", "b", "--output", "c", "--splits", "train=0.5"], "add up to 1"),
         (["run", "--annotations", "a", "--images", "b", "--output", "c", "--num_shards", "none"], "auto or a number"),
         (["run", "--annotations", "a", "--images", "b", "--output", "c", "--split_by", "("], "regular expression"),

@@ -12,15 +12,16 @@ import pytest
 from conftest import Data, Output
 from PIL import Image
 
-from beam_pipeline.reference import DOCS, PAGES
+from beam_pipeline.reference import CHECKOUT, DERIVED
 from transforms.tfrecord import read_records
 
-README = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+DOCS = CHECKOUT / "docs"
+README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_generated_pages_are_up_to_date(name: str) -> None:
-    assert (DOCS / name).read_text(encoding="utf-8") == PAGES[name](), "run: make docs"
+@pytest.mark.parametrize("name", DERIVED)
+def test_derived_files_are_up_to_date(name: str) -> None:
+    assert (CHECKOUT / name).read_text(encoding="utf-8") == DERIVED[name](), "run: make docs"
 
 
 def test_the_library_example_of_the_readme_runs(demo_data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,11 +40,11 @@ def test_the_library_example_of_the_readme_runs(demo_data: Data, tmp_path: Path,
 
 def test_links_of_the_readme_lead_somewhere() -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)", README):
-        assert (DOCS.parent / target).exists(), target
+        assert (CHECKOUT / target).exists(), target
 
 
 def test_commands_of_the_readme_exist() -> None:
-    makefile = (DOCS.parent / "Makefile").read_text()
+    makefile = (CHECKOUT / "Makefile").read_text()
     for target in re.findall(r"\bmake ([a-z-]+)", README):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 

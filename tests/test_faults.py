@@ -38,7 +38,7 @@ from PIL import Image
 
 from beam_pipeline.cli import main
 from beam_pipeline.options import RunOptions
-from beam_pipeline.reference import DOCS
+from beam_pipeline.reference import CHECKOUT
 from beam_pipeline.run import run
 from transforms import run_lengths
 from transforms.rasterize import rasterize_image
@@ -737,7 +737,7 @@ def watched_run(folder: Path, names: Sequence[str], spoil: str = "") -> list[tup
 def led_out(folder: Path, seen: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """The events that are neither of the job's own files nor of Python's modules."""
     own = {folder / "annotations.json", folder / "images", folder / "images" / "1.jpg"}
-    modules = [Path(place).resolve() for place in {sys.prefix, sys.base_prefix, *sys.path, DOCS.parent} if place]
+    modules = [Path(place).resolve() for place in {sys.prefix, sys.base_prefix, *sys.path, CHECKOUT} if place]
 
     def allowed(event: str, of: str) -> bool:
         if not event.startswith(("open", "os.", "shutil.", "glob.")) or event.startswith(("os.posix", "os.system", "os.exec")):

@@ -74,6 +74,7 @@ def test_help_and_default_of_an_option_are_shown(
     groups = help_groups(capsys, monkeypatch)
     said, default = about(FIELDS[name]), FIELDS[name].default
     value = "{" + ",".join(said.choices) + "}" if said.choices else said.metavar or ""
+    value = "[true|false]" if default is False else value
     shown = "" if default in (MISSING, None, False) else f" (default: {default})"
     assert groups[said.group][name] == f"{value} {said.help}{shown}".strip()
 
@@ -221,7 +222,6 @@ def test_splits_are_parsed(text: str, expected: list[tuple[str, float]]) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "expected NAME=SHARE"),
         ("=1", "expected NAME=SHARE"),
         ("0.9", "expected NAME=SHARE"),
         ("train 0.9", "expected NAME=SHARE"),
@@ -263,7 +263,8 @@ def test_splits_that_make_no_sense_are_refused(capsys: pytest.CaptureFixture[str
         (["--num_shards", "100000"], "argument --num_shards: expected auto or a number from 1 to 99999, found '100000'"),
         (["--num_shards", "-1"], "argument --num_shards: expected"),
         (["--num_shards", "1.5"], "argument --num_shards: expected"),
-        (["--num_shards", ""], "argument --num_shards: expected"),
+        (["--num_shards", "\u0663"], "argument --num_shards: expected"),
+        (["--num_shards", "3\n"], "argument --num_shards: expected"),
         (["--num_shards"], "argument --num_shards: expected one argument"),
         (["--max_record_mb", "0"], "argument --max_record_mb: expected a number above 0, found '0'"),
         (["--max_record_mb", "2000.1"], "argument --max_record_mb: expected at most 2000, found '2000.1'"),
@@ -273,10 +274,12 @@ def test_splits_that_make_no_sense_are_refused(capsys: pytest.CaptureFixture[str
         (["--max_megapixels=-5"], "argument --max_megapixels: expected a number above 0, found '-5'"),
         (["--split_by", "(a"], "argument --split_by: expected a regular expression, found '(a': missing )"),
         (["--split_by", "two\nlines("], "argument --split_by: expected a regular expression, found 'two\\nlines('"),
-        (["--mask_encoding", "jpeg"], "argument --mask_encoding: invalid choice: 'jpeg'"),
-        (["--format", "yolo"], "argument --format: invalid choice: 'yolo'"),
-        (["--boxes", ""], "argument --boxes: invalid choice: ''"),
-        (["--overwrite=yes"], "argument --overwrite: ignored explicit argument 'yes'"),
+        (["--mask_encoding", "jpeg"], "argument --mask_encoding: expected one of png, dense, png1, found 'jpeg'"),
+        (["--format", "yolo"], "argument --format: expected one of coco, found 'yolo'"),
+        (["--overwrite=yes"], "argument --overwrite: expected true or false, found 'yes'"),
+        (["--overwrite=1"], "argument --overwrite: expected true or false, found '1'"),
+        (["--annotations="], "argument --annotations: expected a path, found nothing"),
+        (["--output", ""], "argument --output: expected a path, found nothing"),
     ],
 )
 def test_a_mistake_is_answered_with_one_line_and_status_2(
@@ -303,6 +306,20 @@ def test_mistakes_before_and_in_other_commands(capsys: pytest.CaptureFixture[str
 
 def test_a_repetition_that_is_too_large_is_a_mistake_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--split_by" in error_of(capsys, "run", *REQUIRED, "--split_by", "a{99999999999}")
+
+
+SWITCHES = [name for name, one in FIELDS.items() if one.default is False]
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize(("text", "value"), [("", True), ("=true", True), ("=True", True), ("=false", False), ("=", False)])
+def test_a_switch_is_given_alone_or_with_its_value(name: str, text: str, value: bool) -> None:
+    assert getattr(parse(f"--{name}{text}"), name) is value
+
+
+@pytest.mark.parametrize("name", [name for name, one in FIELDS.items() if one.default is not MISSING])
+def test_a_form_that_was_left_empty_means_the_default(name: str) -> None:
+    assert parse(f"--{name}=") == parse()
 
 
 @pytest.mark.parametrize("text", ["1", "99999", "auto", "16"])

@@ -1,0 +1,55 @@
+"""The Dataflow flex template: what its form asks for, from `RunOptions`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import MISSING, Field, fields
+from typing import Any
+
+from beam_pipeline.options import RunOptions, about
+
+NAME = "maskbeam"
+DESCRIPTION = "Instance-segmentation annotations and images to sharded TFRecords, with a mask for every instance."
+LEFT_OUT = ("Terminal",)
+"""Groups of options that make no sense there: nobody sits at the launcher's terminal."""
+
+
+def parameters() -> list[Field[Any]]:
+    """The options that are parameters of the template."""
+    return [one for one in fields(RunOptions) if about(one).group not in LEFT_OUT]
+
+
+def parameter(one: Field[Any]) -> dict[str, Any]:
+    """An option as a `ParameterMetadata` of the Dataflow API."""
+    said, default = about(one), one.default
+    found: dict[str, Any] = {
+        "name": one.name,
+        "label": one.name.replace("_mb", "_MB").replace("_", " ").capitalize(),
+        "helpText": said.help,
+        "groupName": said.group,
+        "isOptional": default is not MISSING,
+        "paramType": "BOOLEAN" if default is False else "ENUM" if said.choices else said.param_type,
+    }
+    if default not in (MISSING, None):
+        found["defaultValue"] = str(default).lower() if default is False else str(default)
+    if said.choices:
+        found["enumOptions"] = [{"value": choice, "label": choice} for choice in said.choices]
+    if said.regex:
+        found["regexes"] = [f"^({said.regex})$"]
+    return found
+
+
+def metadata() -> dict[str, Any]:
+    """`templates/flex/metadata.json`, a `TemplateMetadata` of the Dataflow API."""
+    described = [parameter(one) for one in parameters()]
+    return {"name": NAME, "description": DESCRIPTION, "streaming": False, "parameters": described}
+
+
+def as_json(value: object) -> str:
+    """JSON for people and machines."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def metadata_file() -> str:
+    """The text of `templates/flex/metadata.json`."""
+    return as_json(metadata())
