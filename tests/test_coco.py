@@ -297,7 +297,7 @@ def test_a_box_of_no_finite_numbers_is_none(number: float, place: int) -> None:
 def test_geometry_arrives_as_annotated() -> None:
     polygons = annotation(element(segmentation="[[0, 0, 4.25, 0, 4, 4], [1, 1, 2, 1, 2.123456789, 2]]")).shape
     assert isinstance(polygons, Polygons)
-    assert [ring.tolist() for ring in polygons.rings()] == [[0, 0, 4.25, 0, 4, 4], [1, 1, 2, 1, 2.123456789, 2]]
+    assert [ring.tolist() for ring in polygons.split(polygons.values())] == [[0, 0, 4.25, 0, 4, 4], [1, 1, 2, 1, 2.123456789, 2]]
     runs = annotation(element(segmentation=RUNS)).shape
     assert isinstance(runs, RunLengths)
     assert (runs.height, runs.width, run_lengths.decode_counts(runs.counts).tolist()) == (4, 6, [4, 8, 12])

@@ -108,7 +108,7 @@ def annotation(words: str, segmentation: str | None, detail: str = "", **more: A
 
 def element(words: str, polygon: list[float], box: tuple[float, float, float, float], **more: Any) -> Case:
     """What no JSON can hold, though another source might."""
-    shape = Polygons(np.array(polygon, "<f8").tobytes(), (len(polygon),), 1)
+    shape = Polygons(np.array(polygon, "<f8").tobytes(), (len(polygon),))
     return Case(words, "as a float", instance=Instance(7, 1, box, None, False, shape), **more)
 
 

@@ -45,7 +45,7 @@ def instance(shape=None, box=None, **fields):
 def polygons(*rings):
     """Rings of any floats, also those that no source would let through."""
     values = np.array([value for ring in rings for value in ring], "<f8")
-    return Polygons(values.tobytes(), tuple(map(len, rings)), 1)
+    return Polygons(values.tobytes(), tuple(map(len, rings)))
 
 
 def code_of(found):
@@ -140,18 +140,31 @@ def test_run_lists_and_run_strings_give_what_ann_to_mask_gives(size, data):
             assert drawn.code == "EMPTY_MASK"
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.lists(st.floats(-2e7, 2e7, exclude_min=True, exclude_max=True), max_size=12), max_size=4))
+ANYWHERE = st.floats(-2e7, 2e7, exclude_min=True, exclude_max=True)
+NEAR, FAR = (st.integers(-limit, limit).map(lambda number: number / 100) for limit in (16_000, 1_999_999_999))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from([ANYWHERE, NEAR, FAR]).flatmap(lambda number: st.lists(st.lists(number, max_size=12), max_size=4)))
 def test_packed_polygons_come_back_unchanged(rings):
-    assert [ring.tolist() for ring in Polygons.pack(rings).rings()] == (rings or [[]])
+    packed = Polygons.pack(rings)
+    assert [ring.tolist() for ring in packed.split(packed.values())] == (rings or [[]])
 
 
-def test_coordinates_of_two_decimals_take_four_bytes_each():
-    hundredths = [[0.01, 1.15, 1234.56, -0.07, 639.99, 100000.01]]
-    packed = Polygons.pack(hundredths)
-    assert len(packed.coordinates) == 4 * 6
-    assert packed.values().tolist() == hundredths[0]
-    assert len(Polygons.pack([[0.001, 1, 2, 3, 4, 5]]).coordinates) == 8 * 6
+@pytest.mark.parametrize(
+    ("bytes_each", "ring"),
+    [
+        (2, [0.01, 1.15, 327.68, -0.07, 639.99, -0.01]),  # steps of at most 327.67
+        (4, [0.01, 1.15, 327.69, -0.07, 639.99, 100000.01]),
+        (4, [-10e6, 0, 10e6, 0.01, -1e7, 5]),
+        (8, [-15e6, 0, 15e6, 0.01, -1e7, 5]),  # steps of over 2^31 hundredths
+        (8, [0.001, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_coordinates_take_no_more_bytes_than_they_need(bytes_each, ring):
+    packed = Polygons.pack([ring])
+    assert len(packed.coordinates) == bytes_each * len(ring)
+    assert packed.values().tolist() == ring
 
 
 # ---------------------------------------------------------------------------------------------------- bad polygons

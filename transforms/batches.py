@@ -16,6 +16,8 @@ import msgspec
 import zstandard
 
 _INLINE, _SPILLED = b"=", b"@"
+_LEVEL = 3
+"""Of zstandard. Against 1 it saves 6 % of the bytes of run lengths, and takes 5 µs an image more; 6 saves 9 %, and takes 25."""
 
 Element = TypeVar("Element")
 _place = msgspec.msgpack.Decoder(tuple[str, int, int])
@@ -40,7 +42,7 @@ class BatchWriter:
 
     def write(self, data: bytes) -> bytes:
         """A batch of this data, to be read with `read_batch`."""
-        compressed = zstandard.compress(data, 1)
+        compressed = zstandard.compress(data, _LEVEL)
         if self.spill_folder is None:
             return _INLINE + compressed
         if self._file is None:

@@ -47,8 +47,8 @@ class Limits(NamedTuple):
     instances: int = 10_000
 
 
-def check_polygons(polygons: Polygons, max_points: int = Limits().points) -> Problem | None:
-    """What must hold before pycocotools sees the rings: even counts of at least six, finite, bounded, not too many.
+def check_polygons(polygons: Polygons, values: npt.NDArray[np.float64], max_points: int) -> Problem | None:
+    """What must hold before pycocotools sees the rings, with these `values`: even counts of at least six, finite, bounded.
 
     Codes: POLY_MALFORMED, POINT_LIMIT, COORD_INVALID.
     """
@@ -58,7 +58,6 @@ def check_polygons(polygons: Polygons, max_points: int = Limits().points) -> Pro
         if length < 6 or length % 2:
             message = f"a polygon ring has {length} numbers, expected an even count of at least 6"
             return problem(ReasonCode.POLY_MALFORMED, message)
-    values = polygons.values()
     points = len(values) // 2
     if points > max_points:
         return problem(ReasonCode.POINT_LIMIT, f"the polygon has {points} points, at most {max_points} are read (--max_points)")
@@ -68,7 +67,7 @@ def check_polygons(polygons: Polygons, max_points: int = Limits().points) -> Pro
         message = f"a polygon coordinate is {found}, expected a number within ±{MAX_COORDINATE:.0f}"
         return problem(ReasonCode.COORD_INVALID, message)
     if points * (highest - lowest) > MAX_OUTLINE:  # else the outline can't be longer, and need not be measured
-        outline = sum(outline_length(ring) for ring in polygons.rings())
+        outline = sum(outline_length(ring) for ring in polygons.split(values))
         if outline > MAX_OUTLINE:
             message = f"the polygon's outline is {outline:.0f} pixels long, at most {MAX_OUTLINE:.0f} are drawn"
             return problem(ReasonCode.POINT_LIMIT, message)
@@ -136,10 +135,11 @@ def _parts(
 
 def rasterize_polygons(polygons: Polygons, height: int, width: int, max_points: int = Limits().points) -> RunLengths | Problem:
     """The union of the rings as pycocotools' `annToMask` draws it. Codes: those of `check_polygons`, EMPTY_MASK."""
-    wrong = check_polygons(polygons, max_points)
+    values = polygons.values()
+    wrong = check_polygons(polygons, values, max_points)
     if wrong:
         return wrong
-    parts = cocomask.frPyObjects(polygons.rings(), height, width)
+    parts = cocomask.frPyObjects(polygons.split(values), height, width)
     while len(parts) > 1:  # by sixteens: one after the other, each ring would go over the union of all before it
         parts = [cocomask.merge(parts[first : first + 16]) for first in range(0, len(parts), 16)]
     union = parts[0]
