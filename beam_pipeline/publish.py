@@ -6,6 +6,7 @@ import fnmatch
 import heapq
 import itertools
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -236,15 +237,8 @@ def iter_rejects(output: str) -> Iterator[Reject]:
     return _read_lines(storage.join(output, REJECTS))
 
 
-def write_rejects(claim: Claim, parts: list[RejectPart]) -> Counter[tuple[str, str]]:
-    """Merges the parts into `rejects.jsonl`, sorted by image and annotation id, and counts what they hold."""
-    temporary, size, crc32c = claim.temporary_name(REJECTS), 0, 0
-    with storage.open_write(temporary) as file:
-        for reject in heapq.merge(*(_read_lines(part.path) for part in parts), key=_reject_order):
-            line = msgspec.json.encode(reject) + b"\n"
-            file.write(line)
-            size, crc32c = size + len(line), storage.crc32c_of(line, crc32c)
-    claim.publish(temporary, REJECTS, size, crc32c)
+def count_rejects(parts: list[RejectPart]) -> Counter[tuple[str, str]]:
+    """How many rejects there are, by (kind, code)."""
     reasons: Counter[tuple[str, str]] = Counter()
     for part in parts:
         for name, count in part.counts.items():
@@ -253,24 +247,39 @@ def write_rejects(claim: Claim, parts: list[RejectPart]) -> Counter[tuple[str, s
     return reasons
 
 
+def write_rejects(claim: Claim, parts: list[RejectPart]) -> None:
+    """Merges the parts into `rejects.jsonl`, sorted by image and annotation id."""
+    temporary, size, crc32c = claim.temporary_name(REJECTS), 0, 0
+    with storage.open_write(temporary) as file:
+        for reject in heapq.merge(
+            *(_read_lines(part.path) for part in sorted(parts, key=lambda part: part.path)), key=_reject_order
+        ):
+            line = msgspec.json.encode(reject) + b"\n"
+            file.write(line)
+            size, crc32c = size + len(line), storage.crc32c_of(line, crc32c)
+    claim.publish(temporary, REJECTS, size, crc32c)
+
+
 # ------------------------------------------------------------------------------------------------------- the step
 
 
-def write_empty_shards(claim: Claim, plan: ShardPlan, summaries: list[ShardSummary]) -> list[ShardSummary]:
-    """All shards of the plan, in its order: those that no image fell into are written here, as files without records.
+def all_shards(plan: ShardPlan, summaries: list[ShardSummary]) -> list[ShardSummary]:
+    """All shards of the plan, in its order; those that no image fell into have no fingerprint."""
+    known = {(shard.split, shard.index): shard for shard in summaries}
+    return [known.get(key) or ShardSummary(*key, plan.file_name(*key), 0, 0, 0, 0, "") for key in plan.shard_keys()]
+
+
+def write_empty_shards(claim: Claim, shards: list[ShardSummary]) -> None:
+    """Writes the shards that no image fell into, as files without records.
 
     They have no state; one of an earlier run, when they were not empty, goes.
     """
-    known = {(shard.split, shard.index): shard for shard in summaries}
-    for split, index in plan.shard_keys():
-        if (split, index) not in known:
-            name = plan.file_name(split, index)
-            claim.publish_bytes(name, b"")
-            known[split, index] = ShardSummary(split, index, name, 0, 0, 0, 0, "")
-    empty = {storage.name_of(state_name(shard.file_name)) for shard in known.values() if not shard.fingerprint}
+    names = [shard.file_name for shard in shards if not shard.fingerprint]
+    for name in names:
+        claim.publish_bytes(name, b"")
+    empty = {storage.name_of(state_name(name)) for name in names}
     states = [file.path for file in storage.list_folder(storage.join(claim.output, STATES))]
     claim.take_away([path for path in states if storage.name_of(path) in empty])
-    return [known[key] for key in plan.shard_keys()]
 
 
 def check_shards(output: str, summaries: list[ShardSummary]) -> None:
@@ -324,24 +333,37 @@ def publish(
     statistics: DatasetStatistics,
     parts: list[RejectPart],
 ) -> None:
-    """Writes all that lies beside the shards, checks the balance and the shards, sets the marker, and clears up.
+    """Writes all that lies beside the shards, checks the balance and the shards, sets the marker, and clears up behind it.
 
-    Where it has set the marker already it does nothing: a runner may call this again after it has succeeded. The claim is for
-    who has started the job to release.
+    A runner may call this again after it has succeeded, and whoever has started the job may be gone by then. So the claim ends
+    here, and an attempt that comes later knows the data set for its own.
     """
     output = options.output
-    claim.check()
-    if storage.exists(storage.join(output, SUCCESS)):
-        return
     labels = LabelMap.of(categories, options.category_ids == "contiguous")
-    shards = write_empty_shards(claim, plan, summaries)
-    reasons = write_rejects(claim, sorted(parts, key=lambda part: part.path))
-    manifest = make_manifest(options, labels, census, shards, reasons)
-    check_rejects(options, manifest)
-    for name, data in contents(options, labels, manifest, statistics.as_json(dict(labels.items()))).items():
-        claim.publish_bytes(name, data)
-    check_shards(output, shards)
-    claim.publish_bytes(SUCCESS, b"")
+    shards = all_shards(plan, summaries)
+    manifest = make_manifest(options, labels, census, shards, count_rejects(parts))
+    if is_published(claim, manifest):
+        return
+    claim.check()
+    if not storage.exists(storage.join(output, SUCCESS)):
+        write_empty_shards(claim, shards)
+        write_rejects(claim, sorted(parts, key=lambda part: part.path))
+        check_rejects(options, manifest)
+        for name, data in contents(options, labels, manifest, statistics.as_json(dict(labels.items()))).items():
+            claim.publish_bytes(name, data)
+        check_shards(output, shards)
+        claim.publish_bytes(SUCCESS, b"")
+    try:
+        claim.release()
+    except Exception as error:  # the data set is complete, and a later job clears up
+        logging.getLogger(__name__).warning("%s: what is temporary there could not be deleted: %s", output, error)
+
+
+def is_published(claim: Claim, manifest: dict[str, Any]) -> bool:
+    """Whether the data set of this manifest is complete, and nobody is writing there: an attempt has come to its end before."""
+    if claimed_by(claim.output) is not None or not storage.exists(storage.join(claim.output, SUCCESS)):
+        return False
+    return storage.read_bytes(storage.join(claim.output, MANIFEST)) == as_json(manifest)
 
 
 @dataclass

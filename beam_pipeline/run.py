@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import logging
 import os
 import shlex
 import tempfile
@@ -17,7 +16,7 @@ import apache_beam as beam
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics.metric import MetricsFilter
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 from beam_pipeline.dataset_files import MANIFEST, REJECTS, SUCCESS
 from beam_pipeline.interrupts import TO_DELETE
@@ -102,8 +101,11 @@ class Outcome(NamedTuple):
     shards_reused: int
 
 
-def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome:
-    """Runs the job to its end. Raises `InputError`, or what the runner raises."""
+def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome | None:
+    """Runs the job to its end. Raises `InputError`, or what the runner raises.
+
+    With `--template_location` only its graph is written, to be launched from there; then there is no outcome yet.
+    """
     flags = check_beam_options(beam_flags)
     runner = PipelineOptions(flags).get_all_options().get("runner") or LOCAL_RUNNER
     pipeline_options = PipelineOptions([*flags, f"--runner={runner}"])
@@ -120,18 +122,16 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome:
             build(pipeline, options, claim, scratch if local else None)
             try:
                 result = pipeline.run()
+                if pipeline_options.view_as(GoogleCloudOptions).template_location:
+                    return None  # there is no job yet that could be waited for
                 result.wait_until_finish()
             except Exception:
                 claim.check()  # whoever has taken over has cleared away what this job was working with
                 raise
-    claim.check()
     if not storage.exists(storage.join(options.output, SUCCESS)):
+        claim.check()
         raise RuntimeError(f"the runner says that it is done, but {options.output} has no {SUCCESS}")
     manifest: dict[str, Any] = json.loads(storage.read_bytes(storage.join(options.output, MANIFEST)))
-    try:
-        claim.release()
-    except Exception as error:  # the data set is complete, and a later job clears up
-        logging.getLogger(__name__).warning("%s: what is temporary there could not be deleted: %s", options.output, error)
     return Outcome(manifest, _counted(result, SHARDS_REUSED))
 
 
@@ -162,8 +162,10 @@ def scratch_folder(claim: Claim) -> Iterator[str]:
     yield scratch
 
 
-def summary(options: RunOptions, outcome: Outcome, seconds: float) -> str:
+def summary(options: RunOptions, outcome: Outcome | None, seconds: float) -> str:
     """What is printed at the end."""
+    if outcome is None:
+        return f"the job's graph is written; the job that is launched from it writes {options.output}"
     manifest = outcome.manifest
     images, annotations, shards = manifest["images"], manifest["annotations"], manifest["shards"]
     lines = [

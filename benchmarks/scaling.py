@@ -200,7 +200,6 @@ def run(data: Path, output: Path, images: int, **options: Any) -> Job:
     pipeline = beam.Pipeline(runner=MeasuringRunner(job), options=PipelineOptions([]))
     build(pipeline, chosen, claim)
     pipeline.run().wait_until_finish()
-    claim.release()
     for path in filter(Path.is_file, output.rglob("*")):
         kind = "shards" if path.suffix == ".tfrecord" else "states" if path.suffix == ".msgpack" else path.name
         job.written[kind] += path.stat().st_size

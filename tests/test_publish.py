@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import pkgutil
 import random
 import re
 import uuid
@@ -27,9 +28,11 @@ from beam_pipeline.options import RunOptions
 from beam_pipeline.publish import (
     Ledger,
     Publish,
+    all_shards,
     bucket_reject,
     check_shards,
     clear_output,
+    count_rejects,
     label_map_csv,
     label_map_pbtxt,
     ledger,
@@ -66,7 +69,7 @@ def broken_off(folder: Path, *names: str) -> Path:
 
 
 def published_files(folder: Path) -> dict[str, bytes]:
-    """All but the claim, which is for who started the job to release."""
+    """All but the claim, which stands until all is published."""
     return {name: data for name, data in files_of(folder).items() if name != "_temporary/started"}
 
 
@@ -120,7 +123,9 @@ def written_rejects(output: Path, rejects: Iterable[Reject]) -> Counter[tuple[st
         bucket, packed = bucket_reject(reject)
         buckets.setdefault(bucket, []).append(packed)
     claim = Claim.stake(str(output))
-    return write_rejects(claim, [write_reject_part(claim, bucket, packed) for bucket, packed in buckets.items()])
+    parts = [write_reject_part(claim, bucket, packed) for bucket, packed in buckets.items()]
+    write_rejects(claim, parts)
+    return count_rejects(parts)
 
 
 def published(output: Path, plan: ShardPlan = PLAN, overwrite: bool = False) -> None:
@@ -132,7 +137,6 @@ def published(output: Path, plan: ShardPlan = PLAN, overwrite: bool = False) -> 
     parts = [write_reject_part(claim, *part) for part in ((number, [packed]) for number, packed in enumerated_rejects())]
     statistics = DatasetStatistics({"train": SplitStatistics(images=3)})
     publish.publish(run_options(output), claim, plan, CENSUS, CATEGORIES, summaries, statistics, parts)
-    claim.release()
 
 
 def enumerated_rejects() -> list[tuple[int, bytes]]:
@@ -551,7 +555,8 @@ def test_rejects_of_an_image_are_in_one_bucket() -> None:
 def test_empty_shards_are_written_and_all_are_in_the_order_of_the_plan(tmp_path: Path) -> None:
     there = write_shard(tmp_path, "train", 1, [b"record"])
     before = published_files(tmp_path)
-    found = write_empty_shards(Claim.stake(str(tmp_path)), PLAN, [there])
+    found = all_shards(PLAN, [there])
+    write_empty_shards(Claim.stake(str(tmp_path)), found)
     empty = 0, 0, 0, 0, ""
     assert found == [
         ShardSummary("train", 0, "train-00000-of-00002.tfrecord", *empty),
@@ -564,7 +569,8 @@ def test_empty_shards_are_written_and_all_are_in_the_order_of_the_plan(tmp_path:
 def test_shards_that_are_all_there_are_not_touched(tmp_path: Path) -> None:
     there = [write_shard(tmp_path, split, index, [b"record"]) for split, index in PLAN.shard_keys()]
     before = files_of(tmp_path)
-    assert write_empty_shards(Claim.stake(str(tmp_path)), PLAN, there[::-1]) == there
+    assert all_shards(PLAN, there[::-1]) == there
+    write_empty_shards(Claim.stake(str(tmp_path)), there)
     assert published_files(tmp_path) == before
 
 
@@ -693,18 +699,70 @@ def test_no_images_at_all_make_a_data_set_too(tmp_path: Path) -> None:
     assert json.loads(found["statistics.json"]) == {}
 
 
+def attempt(output: Path, claim: Claim) -> None:
+    publish.publish(run_options(output), claim, PLAN, Census(), CATEGORIES, [], DatasetStatistics(), [])
+
+
 def test_an_attempt_after_one_that_has_published_changes_nothing(tmp_path: Path) -> None:
-    claim_output(str(tmp_path), False)
-    publish_shards(tmp_path, [], Census())
-    before = files_of(tmp_path)
-    publish_shards(tmp_path, [], Census(99, 99, 99))
-    assert files_of(tmp_path) == before
+    claim = claim_output(str(tmp_path), False)
+    attempt(tmp_path, claim)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert not (tmp_path / "_temporary").exists()
+    attempt(tmp_path, claim)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("broken_off_in", ["claims.Claim.release", "claims.Claim.check", "storage.delete", "claims.os.rmdir"])
+def test_an_attempt_goes_on_where_one_has_ended_behind_the_marker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken_off_in: str
+) -> None:
+    claim = claim_output(str(tmp_path / "a"), False)
+    storage.write_bytes(claim.temporary_name("rejects"), b"of this job")
+    name = f"transforms.{broken_off_in}"
+    real = pkgutil.resolve_name(name)
+
+    def killed(*arguments: Any) -> None:
+        if (tmp_path / "a" / "_SUCCESS").exists():
+            raise SystemExit
+        real(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(name, killed)
+        with pytest.raises(SystemExit):
+            attempt(tmp_path / "a", claim)
+    assert (tmp_path / "a" / "_SUCCESS").exists()
+    assert (tmp_path / "a" / "_temporary").exists()
+    attempt(tmp_path / "a", claim)
+    attempt(tmp_path / "b", claim_output(str(tmp_path / "b"), False))
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+
+
+def test_what_can_not_be_deleted_behind_the_marker_fails_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(claim: Claim) -> None:
+        raise OSError(5, "Input/output error")
+
+    claim = claim_output(str(tmp_path), False)
+    monkeypatch.setattr(Claim, "clear", broken)
+    attempt(tmp_path, claim)
+    assert {"_SUCCESS", "_temporary/started"} <= set(files_of(tmp_path))
 
 
 def test_an_attempt_whose_claim_has_lapsed_does_not_take_another_data_set_for_its_own(tmp_path: Path) -> None:
     published(tmp_path)
+    before = files_of(tmp_path)
     with pytest.raises(InputError, match="another job has begun to write there"):
-        publish.publish(run_options(tmp_path), Claim(str(tmp_path), JOB), PLAN, CENSUS, CATEGORIES, [], DatasetStatistics(), [])
+        attempt(tmp_path, Claim(str(tmp_path), JOB))
+    assert files_of(tmp_path) == before
+
+
+def test_an_attempt_whose_claim_has_lapsed_does_not_end_that_of_another_job(tmp_path: Path) -> None:
+    claim = claim_output(str(tmp_path), False)
+    attempt(tmp_path, claim)
+    claim_output(str(tmp_path), True)
+    before = files_of(tmp_path)
+    with pytest.raises(InputError, match="another job has begun to write there"):
+        attempt(tmp_path, claim)
+    assert files_of(tmp_path) == before
 
 
 @pytest.mark.parametrize("names", [["_temporary/theirs"], ["_state/mine.txt"], ["_temporary/started"]])
@@ -734,6 +792,5 @@ def test_publish_in_a_pipeline_gives_the_same_as_by_hand(tmp_path: Path) -> None
             name: pipeline | name >> beam.Create(values).with_output_types(kind) for name, (values, kind) in collections.items()
         }
         _ = pipeline | Publish(run_options(output), claim_on(output), **created)
-    claim_on(output).release()
     assert files_of(output) == files_of(by_hand)
     assert not (output / "_temporary").exists()

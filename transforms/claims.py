@@ -60,8 +60,9 @@ class Claim(NamedTuple):
             storage.delete([file.path for file in storage.list_below(self.folder)])
 
     def release(self) -> None:
-        """Ends the claim, and leaves nothing temporary behind."""
+        """Ends the claim, and leaves nothing temporary behind. Raises `InputError` where it has lapsed."""
         self.clear()
+        self.check()
         storage.delete([storage.join(self.output, TEMPORARY, STARTED)])
         if storage.is_local(self.output):
             os.rmdir(self.folder)
