@@ -221,6 +221,8 @@ def as_if(images: int, larger: int) -> Iterator[None]:
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
     """The slope of values over sizes, both as logarithms: 1 is linear growth, 0 is none."""
+    if len(sizes) < 2:
+        return float("nan")
     return float(np.polyfit(np.log(sizes), np.log(np.maximum(values, 1e-9)), 1)[0])
 
 

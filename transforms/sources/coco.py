@@ -2,9 +2,10 @@
 
 FindFiles ──▶ CutBlocks ──▶ ParseBlocks ──▶ (bucket, images and annotations) ──GroupByKey──▶ Meet ──▶ AnnotatedImage
 
-The file is cut into blocks that are parsed in parallel. Images and annotations meet by image id in a grouping: they are
-packed by a hash bucket of the id, some 8 MB of JSON a bucket, so that few, larger elements travel and no worker ever
-holds more than a bucket. Annotation ids are looked through for duplicates in a grouping of their own, as bare numbers.
+A file is cut into blocks that are parsed in parallel; several files are cut at the same time. Images and annotations meet
+by image id in a grouping: they are packed by a hash bucket of the id, some 8 MB of JSON a bucket, so that few, larger
+elements travel and no worker ever holds more than a bucket. Annotation ids are looked through for duplicates in a grouping
+of their own, as bare numbers.
 """
 
 from __future__ import annotations
@@ -261,7 +262,8 @@ class ReadCoco(beam.PTransform):  # type: ignore[misc]
         parsed = (
             pipeline
             | beam.Create([self.pattern])
-            | "FindFiles" >> beam.FlatMap(find_files)
+            | "FindFiles" >> beam.FlatMap(find_files).with_output_types(tuple[str, int])
+            | "SpreadFiles" >> beam.Reshuffle()  # or one worker would cut them all, one after the other
             | "CutBlocks" >> beam.FlatMapTuple(cut_file).with_output_types(FileBlock)
             | "SpreadBlocks" >> beam.Reshuffle()
             | "ParseBlocks"
