@@ -1,17 +1,25 @@
-"""The Dataflow flex template: what its form asks for, from `RunOptions`."""
+"""The Dataflow flex template: what its form asks for, from `RunOptions`, and what its launcher runs.
+
+`deploy/` has its image, and what builds and launches it.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
+from beam_pipeline.cli import main
 from beam_pipeline.options import RunOptions, about
 
 NAME = "maskbeam"
 DESCRIPTION = "Instance-segmentation annotations and images to sharded TFRecords, with a mask for every instance."
 LEFT_OUT = ("Terminal",)
 """Groups of options that make no sense there: nobody sits at the launcher's terminal."""
+IMAGE_VARIABLE = "MASKBEAM_IMAGE"
+"""In the image: the name that it was pushed under."""
 
 
 def parameters() -> list[Field[Any]]:
@@ -42,7 +50,12 @@ def parameter(one: Field[Any]) -> dict[str, Any]:
 def metadata() -> dict[str, Any]:
     """`templates/flex/metadata.json`, a `TemplateMetadata` of the Dataflow API."""
     described = [parameter(one) for one in parameters()]
-    return {"name": NAME, "description": DESCRIPTION, "streaming": False, "parameters": described}
+    return {"name": NAME, "description": DESCRIPTION, "parameters": described}
+
+
+def image_spec(image: str = "REGION-docker.pkg.dev/PROJECT/REPOSITORY/maskbeam:TAG") -> dict[str, Any]:
+    """`templates/flex/image_spec.json`, a `ContainerSpec` of the Dataflow API: the template as it lies in its bucket."""
+    return {"image": image, "metadata": metadata(), "sdkInfo": {"language": "PYTHON"}}
 
 
 def as_json(value: object) -> str:
@@ -50,6 +63,8 @@ def as_json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-def metadata_file() -> str:
-    """The text of `templates/flex/metadata.json`."""
-    return as_json(metadata())
+def launch(arguments: Sequence[str]) -> int:
+    """`maskbeam run` with the launcher's arguments; the workers get the image that this runs in, unless another is named."""
+    image = os.environ.get(IMAGE_VARIABLE)
+    named = any(argument.partition("=")[0] == "--sdk_container_image" for argument in arguments)
+    return main(["run", "--no_save_main_session", *arguments, *([f"--sdk_container_image={image}"] if image and not named else [])])

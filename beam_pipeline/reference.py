@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-from beam_pipeline.flex_template import metadata_file
+from beam_pipeline.flex_template import as_json, image_spec, metadata
 from beam_pipeline.options import GROUPS, RunOptions, about
 from transforms.examples import FEATURES
 from transforms.records import Fix, ReasonCode
@@ -97,7 +97,8 @@ DERIVED: dict[str, Callable[[], str]] = {
     "docs/options.md": options_page,
     "docs/reason_codes.md": reason_codes_page,
     "docs/record.md": record_page,
-    "templates/flex/metadata.json": metadata_file,
+    "templates/flex/metadata.json": lambda: as_json(metadata()),
+    "templates/flex/image_spec.json": lambda: as_json(image_spec()),
 }
 
 

@@ -20,6 +20,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1] / ".environments"
 REQUIREMENTS = Path(__file__).resolve().parent / "requirements"
 """NAME.txt for each, and NAME_no_deps.txt for what is installed without what it says that it needs."""
+PINNED = ROOT.parent / "deploy" / "requirements.txt"
+"""What the image for Dataflow has."""
 
 
 class Environment(NamedTuple):
@@ -95,7 +97,8 @@ def python_with_maskbeam() -> str:
     home = ROOT / "maskbeam"
     python, stamp = home / "bin" / "python", home / "installed"
     digest = hashlib.sha256()
-    for path in sorted(path for part in ("setup.py", "beam_pipeline/**/*", "transforms/**/*") for path in ROOT.parent.glob(part)):
+    parts = ("setup.py", "deploy/requirements.txt", "beam_pipeline/**/*", "transforms/**/*")
+    for path in sorted(path for part in parts for path in ROOT.parent.glob(part)):
         if path.is_file() and path.suffix != ".pyc":
             digest.update(path.read_bytes())
     if stamp.is_file() and stamp.read_text() == digest.hexdigest():
@@ -105,7 +108,8 @@ def python_with_maskbeam() -> str:
     with tempfile.TemporaryDirectory() as folder:
         built = str(sdist(Path(folder)))
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, built], check=True)
+        image = ["--constraint", str(PINNED)] if sys.version_info[:2] == (3, 11) else []
+        subprocess.run([*pip, *image, built], check=True)
         subprocess.run([*pip, "--force-reinstall", "--no-deps", built], check=True)  # the version may be the same
     stamp.write_text(digest.hexdigest())
     return str(python)

@@ -11,15 +11,15 @@ from google.cloud.dataflow_v1beta3 import TemplateMetadata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_pipeline.flex_template import metadata_file
+from beam_pipeline.flex_template import as_json, metadata
 from beam_pipeline.options import RunOptions, about
 
 FIELDS = {one.name: one for one in fields(RunOptions)}
-PARAMETERS = {one["name"]: one for one in json.loads(metadata_file())["parameters"]}
+PARAMETERS = {one["name"]: one for one in json.loads(as_json(metadata()))["parameters"]}
 
 
 def test_the_metadata_is_what_the_dataflow_api_knows() -> None:
-    found = TemplateMetadata.from_json(metadata_file())
+    found = TemplateMetadata.from_json(as_json(metadata()))
     assert found.name == "maskbeam"
     assert [one.name for one in found.parameters] == list(PARAMETERS)
     for one in found.parameters:  # gcloud refuses a template without

@@ -1,0 +1,8 @@
+"""What the flex template's launcher runs."""
+
+import sys
+
+from beam_pipeline.flex_template import launch
+
+if __name__ == "__main__":
+    sys.exit(launch(sys.argv[1:]))
