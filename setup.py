@@ -36,11 +36,13 @@ setup(
         "dev": [
             TENSORFLOW,
             "build>=1.2",
+            "dockerfile-parse>=2.0",
             "gcp-storage-emulator>=2026.7",
             "hypothesis>=6.100",
             "mypy>=1.15",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
+            "pyyaml>=6.0",
             "ruff>=0.9",
         ],
         "fuzz": ["atheris>=2.3; sys_platform == 'linux' and platform_machine == 'x86_64'"],  # there are wheels for no other

@@ -67,4 +67,5 @@ def launch(arguments: Sequence[str]) -> int:
     """`maskbeam run` with the launcher's arguments; the workers get the image that this runs in, unless another is named."""
     image = os.environ.get(IMAGE_VARIABLE)
     named = any(argument.partition("=")[0] == "--sdk_container_image" for argument in arguments)
-    return main(["run", "--no_save_main_session", *arguments, *([f"--sdk_container_image={image}"] if image and not named else [])])
+    workers = [f"--sdk_container_image={image}"] if image and not named else []
+    return main(["run", "--no_save_main_session", *workers, *arguments])
