@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-cloud test-trainers test-fuzz reliability fuzz lint format docs requirements bench bench-scaling clean
+.PHONY: demo test test-cloud test-airflow test-trainers test-fuzz reliability fuzz lint format docs requirements bench bench-scaling clean
 
 demo: $(VENV)/installed  ## a small data set, made on the spot, through everything
 	$(BIN)/maskbeam demo
@@ -16,6 +16,9 @@ test-trainers: $(VENV)/installed  ## the trainers themselves, installed into .en
 
 test-cloud: $(VENV)/installed  ## the flex template and Dataflow, against emulators
 	$(BIN)/pytest tests/cloud
+
+test-airflow: $(VENV)/installed  ## the DAGs of deploy/airflow in a real Airflow, installed into .environments: three minutes
+	$(BIN)/pytest tests/airflow
 
 reliability: $(VENV)/installed  ## kills, full disks, faulty storage, adversarial loads; writes docs/reliability.md
 	$(BIN)/pytest tests/reliability
@@ -42,10 +45,10 @@ format: $(VENV)/installed
 docs: $(VENV)/installed  ## writes the files of docs/ and templates/ that derive from the code
 	$(BIN)/python -m beam_pipeline.reference
 
-requirements: $(VENV)/installed  ## pins anew what the image for Dataflow has
-	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-index-url \
-		--custom-compile-command 'make requirements' setup.py deploy/requirements.in --output-file deploy/requirements.txt
+PIN := $(BIN)/uv pip compile --quiet --upgrade --no-emit-index-url --custom-compile-command 'make requirements' --python-version 3.11
+requirements: $(VENV)/installed  ## pins anew what the image for Dataflow has, and the tests' Airflow
+	$(PIN) --python-platform x86_64-manylinux_2_28 setup.py deploy/requirements.in --output-file deploy/requirements.txt
+	$(PIN) --universal --no-annotate tests/requirements/airflow.in --output-file tests/requirements/airflow.txt
 
 bench: $(VENV)/installed  ## the figures of docs/performance.md; takes some ten minutes
 	$(BIN)/python benchmarks/bench.py --peer "$$($(BIN)/python tests/environments.py object_detection)"

@@ -44,6 +44,7 @@ setup(
             "pytest-xdist>=3.5",
             "pyyaml>=6.0",
             "ruff>=0.9",
+            "uv>=0.9",
         ],
         "fuzz": ["atheris>=2.3; sys_platform == 'linux' and platform_machine == 'x86_64'"],  # there are wheels for no other
     },

@@ -36,7 +36,7 @@ TRAINERS = {
     "object_detection_tf1": Environment("Object Detection API, TF 1.15", ("3.7",)),
     "model_garden": Environment("Model Garden, TF 2.20", ("3.11", "3.12", "3.10", "3.13")),
 }
-ENVIRONMENTS = {**TRAINERS}
+ENVIRONMENTS = {**TRAINERS, "airflow": Environment("Airflow 3.3", ("3.11", "3.12", "3.13"))}
 
 
 class NoPythonError(Exception):
@@ -60,6 +60,11 @@ def find_python(versions: tuple[str, ...]) -> str | None:
     return None
 
 
+def install(python: Path, *arguments: str) -> None:
+    """`pip install` into the environment of a Python, by uv: the same in a tenth of the time."""
+    subprocess.run([sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(python), *arguments], check=True)
+
+
 def python_of(name: str) -> str:
     """The Python of an environment, which is made and filled first if need be. Raises `NoPythonError`."""
     home = ROOT / name
@@ -75,11 +80,10 @@ def python_of(name: str) -> str:
         raise NoPythonError(f"{title} wants a Python {' or '.join(pythons)}, and there is none")
     shutil.rmtree(home, ignore_errors=True)
     subprocess.run([base, "-m", "venv", str(home)], check=True)
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--upgrade", "pip", "setuptools<81", "wheel"], check=True)
+    install(python, "--upgrade", "pip", "setuptools<81", "wheel")
     for file in lists:
         no_deps = ["--no-deps"] if file.stem.endswith("_no_deps") else []
-        subprocess.run([*pip, *no_deps, "--requirement", str(file)], check=True)
+        install(python, *no_deps, "--requirement", str(file))
     stamp.write_text(wanted)
     return str(python)
 
@@ -107,10 +111,8 @@ def python_with_maskbeam() -> str:
         subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
     with tempfile.TemporaryDirectory() as folder:
         built = str(sdist(Path(folder)))
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         image = ["--constraint", str(PINNED)] if sys.version_info[:2] == (3, 11) else []
-        subprocess.run([*pip, *image, built], check=True)
-        subprocess.run([*pip, "--force-reinstall", "--no-deps", built], check=True)  # the version may be the same
+        install(python, *image, "--reinstall-package", "maskbeam", built)  # the version may be the same
     stamp.write_text(digest.hexdigest())
     return str(python)
 
