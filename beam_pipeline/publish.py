@@ -35,7 +35,7 @@ from beam_pipeline.options import RunOptions
 from beam_pipeline.tfds import tfds_features, tfds_info
 from beam_pipeline.trainer_bases import MODEL_GARDEN
 from beam_pipeline.trainer_config import facts_of, make_config
-from transforms import storage
+from transforms import counters, storage
 from transforms.claims import TEMPORARY, Claim, claimed_by
 from transforms.examples import LabelMap
 from transforms.records import ITS_IMAGE_WAS_REJECTED, Category, Census, InputError, ReasonCode, Reject, pack
@@ -214,7 +214,8 @@ def _reject_order(reject: Reject) -> tuple[bool, int, bool, bool, int, str, str]
 
 
 def bucket_reject(reject: Reject) -> tuple[int, bytes]:
-    """A reject by a hash of its image."""
+    """A reject by a hash of its image; here it is counted."""
+    counters.rejects(reject.kind, reject.reason).inc()
     return stable_hash(str(reject.image_id), "reject") % REJECT_BUCKETS, pack(reject)
 
 

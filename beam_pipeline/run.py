@@ -28,8 +28,8 @@ from beam_pipeline.trainer_bases import MODEL_GARDEN
 from beam_pipeline.trainer_config import check_place
 from transforms import storage
 from transforms.claims import SCRATCH, Claim
+from transforms.counters import SHARDS_REUSED
 from transforms.records import InputError, ReasonCode
-from transforms.shards import SHARDS_REUSED
 
 LOCAL_RUNNERS = frozenset({"FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner", "DirectRunner"})
 LOCAL_RUNNER = "FnApiRunner"

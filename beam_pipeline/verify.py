@@ -27,10 +27,10 @@ from pycocotools import mask as cocomask
 from beam_pipeline.dataset_files import LABEL_MAP, LABEL_MAP_CSV, MANIFEST, REJECTS, SHARDS, STATISTICS, SUCCESS
 from beam_pipeline.terminal import quiet
 from transforms import storage
+from transforms.ahead import ahead
 from transforms.encode import MaskEncoding
 from transforms.examples import FEATURES
 from transforms.records import InputError
-from transforms.shards import ahead
 from transforms.sources.coco_json import image_id_of, is_int
 from transforms.tfrecord import read_records
 

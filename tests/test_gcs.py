@@ -76,7 +76,7 @@ def test_what_is_written_is_read_found_moved_and_deleted(server: StorageServer, 
     assert storage.exists(path)
     assert storage.read_bytes(path) == BLOB
     assert storage.match(path) == storage.list_folder(folder) == [StoredFile(path, len(BLOB))]
-    assert storage.crc32c(path) == google_crc32c.value(BLOB)
+    assert storage.size_and_crc32c(path) == (len(BLOB), google_crc32c.value(BLOB))
     storage.move(path, other)
     assert not storage.exists(path)
     assert storage.read_bytes(other) == BLOB
@@ -124,7 +124,7 @@ def test_listings_are_of_one_folder_without_the_markers_that_consoles_make(serve
 
 @pytest.mark.parametrize("path", ["gs://bkt/nothing", "gs://nope/nothing"])
 def test_what_is_not_there_is_missing(server: StorageServer, path: str) -> None:
-    for function in (storage.read_bytes, storage.open_read, storage.crc32c):
+    for function in (storage.read_bytes, storage.open_read, storage.size_and_crc32c):
         assert storage.is_missing(kind_of_error(function, path))
     assert storage.is_missing(kind_of_error(storage.move, path, "gs://bkt/other"))
     assert not storage.exists(path)
@@ -181,7 +181,7 @@ def test_operations_survive_faults(server: StorageServer, folder: str, kind: str
         with storage.open_write(f"{path}.tmp") as file:
             file.write(BLOB)
         storage.move(f"{path}.tmp", path)
-        assert storage.crc32c(path) == google_crc32c.value(BLOB)
+        assert storage.size_and_crc32c(path) == (len(BLOB), google_crc32c.value(BLOB))
         assert storage.read_bytes(path) == BLOB
         storage.write_bytes(f"{path}.small", b"small")
     expected = [(f"{number}{end}", size) for number in range(2) for end, size in (("", len(BLOB)), (".small", 5))]

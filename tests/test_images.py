@@ -194,7 +194,7 @@ def test_a_name_that_no_file_can_have_is_a_problem_of_the_data(folder, name):
 
 @pytest.mark.parametrize("error", [PermissionError(13, "denied"), TimeoutError("slow"), OSError(5, "I/O error")])
 def test_storage_that_fails_is_no_problem_of_the_data(folder, monkeypatch, error):
-    def fail(path):
+    def fail(path, take):
         raise error
 
     monkeypatch.setattr(storage, "read_bytes", fail)

@@ -19,6 +19,7 @@ from beam_pipeline.options import RunOptions
 from beam_pipeline.publish import prepare_output
 from beam_pipeline.run import Outcome, run, summary
 from transforms import claims, shards
+from transforms.claims import Claim
 from transforms.records import InputError
 
 Run = Callable[..., Outcome]
@@ -157,14 +158,14 @@ def test_a_damaged_shard_or_state_is_written_anew(work: Run, tmp_path: Path, dam
 
 
 def test_a_job_that_was_broken_off_is_gone_on_with(work: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = shards.write_shard
+    draft = shards.draft_shard
 
-    def breaks(output: str, key: tuple[str, int], *rest: Any) -> shards.ShardState:
+    def breaks(claim: Claim, key: tuple[str, int], *rest: Any) -> shards.Draft:
         if key == ("val", 1):
             raise OSError("the machine has stopped")
-        return write(output, key, *rest)
+        return draft(claim, key, *rest)
 
-    monkeypatch.setattr(shards, "write_shard", breaks)
+    monkeypatch.setattr(shards, "draft_shard", breaks)
     with pytest.raises(Exception, match="the machine has stopped"):
         work("a")
     monkeypatch.undo()

@@ -106,11 +106,11 @@ def test_a_range_is_what_it_was_when_its_checksum_was_taken(tmp_path: Path) -> N
 def test_the_checksum_of_a_file(tmp_path: Path, size: int) -> None:
     data = (b"\x00\r\n\xff0123456789" * 300_000)[:size]
     (tmp_path / "file").write_bytes(data)
-    assert storage.crc32c(str(tmp_path / "file")) == google_crc32c.value(data)
+    assert storage.size_and_crc32c(str(tmp_path / "file")) == (len(data), google_crc32c.value(data))
 
 
 def test_the_checksum_of_what_is_not_there_is_missing(tmp_path: Path) -> None:
-    assert storage.is_missing(error_of(storage.crc32c, str(tmp_path / "nothing")))
+    assert storage.is_missing(error_of(storage.size_and_crc32c, str(tmp_path / "nothing")))
 
 
 def test_a_file_is_written_piece_by_piece(tmp_path: Path) -> None:

@@ -109,9 +109,10 @@ class Claim(NamedTuple):
         except Exception:
             self.check()  # whoever has taken over has deleted it
             raise
-        found = [file.bytes for file in storage.match(final)]
-        if found != [size] or storage.crc32c(final) != crc32c:
-            raise OSError(f"{final}: what storage has there ({found} bytes) is not what was written ({size} bytes)")
+        found = storage.if_there(storage.size_and_crc32c, final)
+        if found != (size, crc32c):
+            there = f"{found[0]} bytes" if found else "nothing"
+            raise OSError(f"{final}: what storage has there ({there}) is not what was written ({size} bytes)")
 
     def publish_bytes(self, name: str, data: bytes) -> None:
         """Writes a small file under a temporary name, and publishes it."""
@@ -122,10 +123,5 @@ class Claim(NamedTuple):
 
 def claimed_by(output: str) -> str | None:
     """The job that has claimed an output; None where there is no claim of ours."""
-    try:
-        found = storage.read_bytes(storage.join(output, TEMPORARY, STARTED))
-    except Exception as error:
-        if not storage.is_missing(error):
-            raise
-        return None
-    return found.decode() if re.fullmatch(rb"[0-9a-f]{32}", found) else None
+    found = storage.if_there(storage.read_bytes, storage.join(output, TEMPORARY, STARTED))
+    return found.decode() if found and re.fullmatch(rb"[0-9a-f]{32}", found) else None

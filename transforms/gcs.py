@@ -30,6 +30,7 @@ from google.cloud.storage import Blob, Client
 from google.cloud.storage.retry import DEFAULT_RETRY
 from google.resumable_media import DataCorruption, InvalidResponse
 
+from transforms.ahead import Take, take_at_once
 from transforms.records import InputError
 
 SCHEME = "gs://"
@@ -41,7 +42,7 @@ PATIENCE, FIRST_PAUSE, LONGEST_PAUSE = 180.0, 0.5, 20.0
 """Seconds for which one operation is tried again and again; the pauses between, of random length, double until the longest."""
 CHECK_TIMEOUT, CHECK_PATIENCE = (4.0, 8.0), 15.0
 """The same, for the question whether a bucket is there at all."""
-READ_BYTES, WRITE_BYTES = 8 << 20, 16 << 20
+READ_BYTES = WRITE_BYTES = 8 << 20
 CONNECTIONS = 64
 DELETE_THREADS = 16
 
@@ -165,13 +166,30 @@ def _crc32c_of(blob: Blob) -> int | None:
     return int.from_bytes(base64.b64decode(blob.crc32c), "big") if blob.crc32c else None
 
 
-def read_bytes(path: str) -> bytes:
+class _Arriving(io.BytesIO):
+    """What has arrived of an object; there is room for it before more is taken from the connection."""
+
+    def __init__(self, take: Take) -> None:
+        self.take, self.taken = take, 0
+
+    def write(self, data: Any) -> int:
+        behind = self.tell() + len(data)
+        if behind > self.taken:
+            self.take(behind - self.taken)
+            self.taken = behind
+        return super().write(data)
+
+
+def read_bytes(path: str, take: Take = take_at_once) -> bytes:
     """A whole object, by one request, compared with its CRC32C."""
+    arriving = _Arriving(take)
 
     def attempt() -> bytes:
+        arriving.seek(0)
+        arriving.truncate()
         blob = _blob(path)
-        data: bytes = blob.download_as_bytes(raw_download=True, checksum=None, retry=None, timeout=TIMEOUT)
-        return _checked(path, data, _crc32c_of(blob))  # which came along in a header
+        blob.download_to_file(arriving, raw_download=True, checksum=None, retry=None, timeout=TIMEOUT)
+        return _checked(path, arriving.getvalue(), _crc32c_of(blob))  # which came along in a header
 
     return _persist(path, attempt)
 
@@ -376,9 +394,10 @@ def exists(path: str) -> bool:
     return True
 
 
-def crc32c(path: str) -> int:
-    """The CRC32C of an object, as the bucket has it."""
-    known = _crc32c_of(_metadata(path))
+def size_and_crc32c(path: str) -> tuple[int, int]:
+    """The size of an object in bytes and its CRC32C, as the bucket has them."""
+    blob = _metadata(path)
+    known = _crc32c_of(blob)
     if known is None:
         raise OSError(f"{path}: the bucket says nothing of its CRC32C")
-    return known
+    return int(blob.size or 0), known

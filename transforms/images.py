@@ -27,6 +27,7 @@ from PIL import (
 )
 
 from transforms import storage
+from transforms.ahead import Take, take_at_once
 from transforms.records import Fix, Problem, ReasonCode, problem
 
 READ_FORMATS = tuple(
@@ -77,13 +78,16 @@ class ImageFolder:
             return problem(ReasonCode.PATH_FORBIDDEN, f"the file name {file_name!r} leads out of the image folder")
         return path
 
-    def read(self, file_name: str) -> bytes | Problem:
-        """The file's bytes; PATH_FORBIDDEN, IMAGE_MISSING, RECORD_LIMIT. Raises what storage raises for any other reason."""
+    def read(self, file_name: str, take: Take = take_at_once) -> bytes | Problem:
+        """The file's bytes, as `take` has room for them; PATH_FORBIDDEN, IMAGE_MISSING, RECORD_LIMIT.
+
+        Raises what storage raises for any other reason.
+        """
         path = self.locate(file_name)
         if isinstance(path, Problem):
             return path
         try:
-            return self._too_odd(path, file_name) or storage.read_bytes(path)
+            return self._too_odd(path, file_name) or storage.read_bytes(path, take)
         except Exception as error:
             if storage.is_missing(error) or getattr(error, "errno", None) in (errno.ELOOP, errno.ENAMETOOLONG):
                 return problem(ReasonCode.IMAGE_MISSING, f"there is no file {file_name!r} in the image folder")

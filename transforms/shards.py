@@ -1,26 +1,29 @@
 """WriteShards: one shard, one image at a time, from packed images to a TFRecord file under its final name.
 
-Images are read and checked by a few threads ahead of the encoder, so that reading, decoding and hashing (which release the
-GIL) overlap with it; how many wait is bounded, and with it the memory.
+Images are read by some threads ahead of the encoder, many of them where storage is far away, and checked by a few, so that
+waiting, decoding and hashing (which release the GIL) overlap with it. How many wait, and how large, is bounded.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar, get_args
+from typing import Any, NamedTuple, get_args
 
 import apache_beam as beam
 import google_crc32c
 import msgspec
 import PIL
-from apache_beam.metrics import Metrics
+from apache_beam.pvalue import TaggedOutput
+from apache_beam.transforms.window import GlobalWindows
 from PIL import Image
 
-from transforms import progress, run_lengths, storage
+from transforms import counters, events, progress, run_lengths, storage
+from transforms.ahead import Take, ahead, read_ahead
 from transforms.claims import Claim
 from transforms.encode import MaskEncoding
 from transforms.examples import LabelMap, build_record
@@ -31,11 +34,12 @@ from transforms.sharding import ShardKey, ShardPlan, in_order
 from transforms.statistics import CategoryStatistics, DatasetStatistics, SplitStatistics
 from transforms.tfrecord import RecordWriter
 
-READ_THREADS = 4
+LOCAL_READS, REMOTE_READS = 4, 32
+"""Images that are read at the same time: for 400 a second, at 50 ms each, it takes twenty."""
+READ_AHEAD_BYTES = 64 << 20
+CHECK_THREADS = 4
 STATES = "_state"
 """The folder, below the output, for what `--resume` has to know of each shard."""
-SHARDS_REUSED = "shards_reused"
-"""The counter of shards that `--resume` has left as they were."""
 RECORDS_VERSION = 1
 """To be raised when the same images and options give other shards than before, so that no old one is taken for new."""
 
@@ -69,28 +73,6 @@ class RecordOptions(NamedTuple):
     max_record_bytes: int = 512_000_000
     max_pixels: int = 100_000_000
     check_images: ImageCheck = "full"
-
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-def ahead(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[tuple[Item, Result]]:
-    """Each item with its result, in order, the function running in threads at most 2 · `threads` items ahead."""
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[tuple[Item, Future[Result]]] = deque()
-        try:
-            for item in items:
-                waiting.append((item, pool.submit(function, item)))
-                if len(waiting) > 2 * threads:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
-            while waiting:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
 
 
 def count_image(
@@ -177,39 +159,56 @@ def reusable_shard(
     output: str, name: str, images: Sequence[AnnotatedImage], folder: ImageFolder, labels: LabelMap, options: RecordOptions
 ) -> ShardState | None:
     """The state of a shard that an earlier run has written from the same images and options, if it is there and whole."""
-    state, whole = None, False
-    try:
-        state = unpack_state(storage.read_bytes(storage.join(output, state_name(name))))
-        whole = state is not None and storage.crc32c(storage.join(output, name)) == state.summary.crc32c
-    except Exception as error:
-        if not storage.is_missing(error):
-            raise
-    if state is None or not whole:
+    stored = storage.if_there(storage.read_bytes, storage.join(output, state_name(name)))
+    state = unpack_state(stored) if stored else None
+    if state is None:
+        return None
+    found = storage.if_there(storage.size_and_crc32c, storage.join(output, name))
+    if found != (state.summary.bytes, state.summary.crc32c):
         return None
     fingerprint = Fingerprint(name, options)
-    for image, loaded in ahead(lambda image: file_digest(folder.read(image.file_name)), images, READ_THREADS):
-        fingerprint.add(image, labels, loaded)
+
+    def digest_of(image: AnnotatedImage, take: Take) -> bytes:
+        return file_digest(folder.read(image.file_name, take))
+
+    for image, digest in read_ahead(digest_of, images, read_threads(folder.root), READ_AHEAD_BYTES):
+        fingerprint.add(image, labels, digest)
     return state if state.summary.fingerprint == fingerprint.hex() else None
 
 
-def write_shard(
-    output: str,
+def read_threads(folder: str) -> int:
+    """How many threads read images ahead of the encoder."""
+    return LOCAL_READS if storage.is_local(folder) else REMOTE_READS
+
+
+class Draft(NamedTuple):
+    """A shard that lies under a temporary name still."""
+
+    temporary: str
+    state: ShardState
+
+
+Observe = Callable[[str, float], None]
+"""Told of a measure's name and a value of it."""
+
+
+def draft_shard(
+    claim: Claim,
     key: ShardKey,
     plan: ShardPlan,
     images: Sequence[AnnotatedImage],
     folder: ImageFolder,
     labels: LabelMap,
     options: RecordOptions,
-    claim: Claim | None = None,
-) -> ShardState:
-    """Writes one shard under a temporary name and moves it; gives what it holds, and a reject for all that is not in it.
+    observe: Observe = lambda name, value: None,
+) -> Draft:
+    """Writes one shard under a temporary name; gives what it holds, and a reject for all that is not in it.
 
     The same images, in the same order, give the same bytes, so whoever else writes this shard at the same time does no harm.
-    Raises where storage fails, or where the file is not afterwards what was written; `InputError` where `claim` has lapsed.
+    `observe` is told how many milliseconds each image took to read and to encode. Raises where storage fails.
     """
     split, index = key
     name = plan.file_name(split, index)
-    claim = claim or Claim(output)
     if not claim.job:
         storage.make_folder(claim.folder)
     temporary = claim.temporary_name(name)
@@ -217,8 +216,13 @@ def write_shard(
     rejects: list[Reject] = []
     fingerprint = Fingerprint(name, options)
 
-    def load(image: AnnotatedImage) -> tuple[CheckedImage | Problem, bytes]:
-        data = folder.read(image.file_name)
+    def read(image: AnnotatedImage, take: Take) -> tuple[bytes | Problem, float]:
+        began = time.perf_counter()
+        data = folder.read(image.file_name, take)
+        return data, time.perf_counter() - began
+
+    def check(loaded: tuple[AnnotatedImage, tuple[bytes | Problem, float]]) -> tuple[CheckedImage | Problem, bytes]:
+        image, (data, _) = loaded
         if isinstance(data, Problem):
             return data, file_digest(data)
         checked = check_image(data, image.height, image.width, options.max_pixels, options.check_images)
@@ -226,9 +230,11 @@ def write_shard(
             return checked, bytes.fromhex(checked.sha256)  # which is the file's
         return checked, file_digest(data)
 
+    loaded = read_ahead(read, images, read_threads(folder.root), READ_AHEAD_BYTES)
     with storage.open_write(temporary) as file:
         writer = RecordWriter(file)
-        for image, (checked, digest) in ahead(load, images, READ_THREADS):
+        for (image, (_, read_seconds)), (checked, digest) in ahead(check, loaded, CHECK_THREADS):
+            began = time.perf_counter()
             progress.advance(progress.IMAGES_DONE)
             fingerprint.add(image, labels, digest)
             record: bytes | Problem
@@ -242,46 +248,88 @@ def write_shard(
             elif isinstance(checked, CheckedImage):
                 writer.write(record)
                 count_image(statistics, image, checked, masks, labels)
-    claim.publish(temporary, name, writer.bytes, writer.crc32c)
+            observe(counters.READ_MS, 1000 * read_seconds)
+            observe(counters.ENCODE_MS, 1000 * (time.perf_counter() - began))
     summary = ShardSummary(
         split, index, name, statistics.images, statistics.instances, writer.bytes, writer.crc32c, fingerprint.hex()
     )
-    state = ShardState(summary, DatasetStatistics({split: statistics}), rejects)
+    return Draft(temporary, ShardState(summary, DatasetStatistics({split: statistics}), rejects))
+
+
+def publish_shard(claim: Claim, draft: Draft) -> ShardState:
+    """Gives a shard its final name and, with a claim, keeps its state.
+
+    Raises `OSError` where the file is not afterwards what was written; `InputError` where the claim has lapsed.
+    """
+    summary = draft.state.summary
+    claim.publish(draft.temporary, summary.file_name, summary.bytes, summary.crc32c)
     if claim.job:
-        claim.publish_bytes(state_name(name), pack_state(state))
-    return state
+        claim.publish_bytes(state_name(summary.file_name), pack_state(draft.state))
+    fields = {"records": summary.records, "instances": summary.instances, "bytes": summary.bytes}
+    events.log("shard_written", file=summary.file_name, **fields, rejects=len(draft.state.rejects))
+    return draft.state
 
 
 class _WriteShard(beam.DoFn):  # type: ignore[misc]
+    """While one shard is written, those before it are published in the background: each takes a dozen small requests."""
+
+    PUBLISHING = 4  # at most, so that only so many are lost with a worker
+
     def __init__(self, output: str, folder: ImageFolder, options: RecordOptions, claim: Claim | None, resume: bool) -> None:
-        self.output, self.folder, self.options, self.claim, self.resume = output, folder, options, claim, resume
-        self.images_written = Metrics.counter("maskbeam", "images_written")
-        self.instances_written = Metrics.counter("maskbeam", "instances_written")
-        self.bytes_written = Metrics.counter("maskbeam", "bytes_written")
-        self.shards_reused = Metrics.counter("maskbeam", SHARDS_REUSED)
+        self.output, self.folder, self.options, self.resume = output, folder, options, resume
+        self.claim = claim or Claim(output)
 
     def setup(self) -> None:
         Image.MAX_IMAGE_PIXELS = None  # the cap is our own, --max_megapixels
+        self.publisher = ThreadPoolExecutor(self.PUBLISHING)
 
-    def process(
-        self, shard: tuple[ShardKey, Iterable[bytes]], plan: ShardPlan, categories: list[Category]
-    ) -> Iterator[ShardSummary | beam.pvalue.TaggedOutput]:
+    def teardown(self) -> None:
+        self.publisher.shutdown()
+
+    def start_bundle(self) -> None:
+        self.published: deque[Future[ShardState]] = deque()
+
+    def process(self, shard: tuple[ShardKey, Iterable[bytes]], plan: ShardPlan, categories: list[Category]) -> Iterator[Any]:
         labels = LabelMap.of(categories, self.options.contiguous_ids)
         key, images = shard[0], in_order(shard[1])
         inputs = images, self.folder, labels, self.options
         state = reusable_shard(self.output, plan.file_name(*key), *inputs) if self.resume else None
-        if state is None:
-            state = write_shard(self.output, key, plan, *inputs, self.claim)
-        else:
-            self.shards_reused.inc()
+        if state is not None:
+            counters.counter(counters.SHARDS_REUSED).inc()
+            events.log("shard_reused", file=state.summary.file_name)
             progress.advance(progress.IMAGES_DONE, len(images))
+            yield from self._found(state)
+            return
+        draft = draft_shard(self.claim, key, plan, *inputs, self._observe)
+        self.published.append(self.publisher.submit(publish_shard, self.claim, draft))
+        if len(self.published) > self.PUBLISHING:
+            yield from self._written(self.published.popleft())
+
+    def finish_bundle(self) -> Iterator[Any]:
+        for future in self.published:
+            for found in self._written(future):
+                if isinstance(found, TaggedOutput):
+                    yield TaggedOutput(found.tag, GlobalWindows.windowed_value(found.value))
+                else:
+                    yield GlobalWindows.windowed_value(found)
+
+    def _observe(self, name: str, value: float) -> None:
+        counters.distribution(name).update(round(value))
+
+    def _written(self, published: Future[ShardState]) -> Iterator[Any]:
+        state = published.result()
+        counters.counter(counters.SHARDS_WRITTEN).inc()
+        yield from self._found(state)
+
+    def _found(self, state: ShardState) -> Iterator[Any]:
+        summary = state.summary
         for reject in state.rejects:
-            yield beam.pvalue.TaggedOutput("rejects", reject)
-        yield beam.pvalue.TaggedOutput("statistics", state.statistics)
-        self.images_written.inc(state.summary.records)
-        self.instances_written.inc(state.summary.instances)
-        self.bytes_written.inc(state.summary.bytes)
-        yield state.summary
+            yield TaggedOutput("rejects", reject)
+        yield TaggedOutput("statistics", state.statistics)
+        counters.counter(counters.IMAGES_WRITTEN).inc(summary.records)
+        counters.counter(counters.INSTANCES_WRITTEN).inc(summary.instances)
+        counters.counter(counters.BYTES_WRITTEN).inc(summary.bytes)
+        yield summary
 
 
 class Written(NamedTuple):

@@ -5,17 +5,21 @@ What is on `gs://` goes through `transforms.gcs`, everything else through Beam's
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, TypeVar
 
 import google_crc32c
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from transforms import gcs
+from transforms.ahead import Take, take_at_once, write_behind
 from transforms.records import InputError
+
+Result = TypeVar("Result")
 
 
 class StoredFile(NamedTuple):
@@ -50,8 +54,8 @@ def open_read(path: str) -> IO[bytes]:
 def open_write(path: str) -> Iterator[IO[bytes]]:
     """A new file. It may be there, in part, before the block ends: write under a temporary name, then `move`."""
     if _on_gcs(path):
-        with gcs.open_write(path) as file:
-            yield file
+        with gcs.open_write(path) as file, write_behind(file, gcs.WRITE_BYTES) as behind:
+            yield behind
         return
     if is_local(path):
         with open(path, "wb") as local:  # Beam would make the folder, if it has been taken away from a job
@@ -71,10 +75,12 @@ def write_bytes(path: str, data: bytes) -> None:
         file.write(data)
 
 
-def read_bytes(path: str) -> bytes:
-    """Reads a whole file; `is_missing` says of what this raises whether there is none."""
+def read_bytes(path: str, take: Take = take_at_once) -> bytes:
+    """Reads a whole file, as `take` has room for it; `is_missing` says of what this raises whether there is none."""
     if _on_gcs(path):
-        return gcs.read_bytes(path)
+        return gcs.read_bytes(path, take)
+    if is_local(path):
+        take(os.stat(path).st_size)
     with open_read(path) as file:
         return file.read()
 
@@ -99,6 +105,16 @@ def is_missing(error: BaseException) -> bool:
         return True
     details = getattr(error, "exception_details", None) or {}
     return any(isinstance(detail, BaseException) and is_missing(detail) for detail in details.values())
+
+
+def if_there(read: Callable[[str], Result], path: str) -> Result | None:
+    """What a function gives of a file, or None where there is no such file."""
+    try:
+        return read(path)
+    except Exception as error:
+        if is_missing(error):
+            return None
+        raise
 
 
 def quoted(path: str) -> str:
@@ -160,15 +176,15 @@ def move(source: str, target: str) -> None:
         FileSystems.rename([source], [target])
 
 
-def crc32c(path: str) -> int:
-    """The CRC32C of a file as it is stored; a bucket knows it without the file being read."""
+def size_and_crc32c(path: str) -> tuple[int, int]:
+    """The size of a file in bytes and its CRC32C, as it is stored; a bucket knows them without the file being read."""
     if _on_gcs(path):
-        return gcs.crc32c(path)
-    checksum = google_crc32c.Checksum()
+        return gcs.size_and_crc32c(path)
+    size, crc32c = 0, 0
     with open_read(path) as file:
         while piece := file.read(1 << 20):
-            checksum.update(piece)
-    return int.from_bytes(checksum.digest(), "big")
+            size, crc32c = size + len(piece), crc32c_of(piece, crc32c)
+    return size, crc32c
 
 
 def crc32c_of(data: bytes, before: int = 0) -> int:

@@ -19,9 +19,8 @@ import apache_beam as beam
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from apache_beam.metrics import Metrics
 
-from transforms import progress, storage
+from transforms import counters, events, progress, storage
 from transforms.batches import BatchWriter, read_batch, read_elements
 from transforms.records import (
     AnnotatedImage,
@@ -75,6 +74,7 @@ def find_files(pattern: str) -> Iterator[tuple[str, int]]:
         raise InputError(f"there are no annotations at {pattern}")
     buckets = max(1, sum(file.bytes for file in files) // BUCKET_BYTES)
     for file in files:
+        events.log("annotations_found", file=file.path, bytes=file.bytes)
         yield file.path, buckets
 
 
@@ -106,8 +106,6 @@ class ParseBlocks(beam.DoFn):  # type: ignore[misc]
     def __init__(self, max_pixels: int, spill_folder: str | None) -> None:
         self.max_pixels = max_pixels
         self.writer = BatchWriter(spill_folder)
-        self.images_read = Metrics.counter("maskbeam", "images_read")
-        self.annotations_read = Metrics.counter("maskbeam", "annotations_read")
 
     def teardown(self) -> None:
         self.writer.close()
@@ -147,8 +145,8 @@ class ParseBlocks(beam.DoFn):  # type: ignore[misc]
                 parts[bucket_of(part.image_id, block.buckets)].append(part)
         images, annotations = (len(raws), 0) if block.key == "images" else (0, len(raws))
         progress.advance(progress.IMAGES_READ, images)
-        self.images_read.inc(images)
-        self.annotations_read.inc(annotations)
+        counters.counter(counters.IMAGES_READ).inc(images)
+        counters.counter(counters.ANNOTATIONS_READ).inc(annotations)
         yield beam.pvalue.TaggedOutput("census", Census(images, annotations, pixels))
         for bucket, pairs in ids.items():
             yield beam.pvalue.TaggedOutput("ids", (bucket, self.writer.write(np.array(pairs, "<i8").tobytes())))
