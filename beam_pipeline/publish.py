@@ -35,7 +35,7 @@ from beam_pipeline.options import RunOptions
 from beam_pipeline.tfds import tfds_features, tfds_info
 from beam_pipeline.trainer_bases import MODEL_GARDEN
 from beam_pipeline.trainer_config import facts_of, make_config
-from transforms import counters, storage
+from transforms import counters, events, storage
 from transforms.claims import TEMPORARY, Claim, claimed_by
 from transforms.examples import LabelMap
 from transforms.records import ITS_IMAGE_WAS_REJECTED, Category, Census, InputError, ReasonCode, Reject, pack
@@ -276,8 +276,7 @@ def write_empty_shards(claim: Claim, shards: list[ShardSummary]) -> None:
     They have no state; one of an earlier run, when they were not empty, goes.
     """
     names = [shard.file_name for shard in shards if not shard.fingerprint]
-    for name in names:
-        claim.publish_bytes(name, b"")
+    claim.publish_all(dict.fromkeys(names, b""))
     empty = {storage.name_of(state_name(name)) for name in names}
     states = [file.path for file in storage.list_folder(storage.join(claim.output, STATES))]
     claim.take_away([path for path in states if storage.name_of(path) in empty])
@@ -350,10 +349,11 @@ def publish(
         write_empty_shards(claim, shards)
         write_rejects(claim, sorted(parts, key=lambda part: part.path))
         check_rejects(options, manifest)
-        for name, data in contents(options, labels, manifest, statistics.as_json(dict(labels.items()))).items():
-            claim.publish_bytes(name, data)
+        claim.publish_all(contents(options, labels, manifest, statistics.as_json(dict(labels.items()))))
         check_shards(output, shards)
         claim.publish_bytes(SUCCESS, b"")
+        images = manifest["images"]
+        events.log("published", output=output, shards=len(shards), images=images["written"], rejects=images["rejected"])
     try:
         claim.release()
     except Exception as error:  # the data set is complete, and a later job clears up

@@ -8,8 +8,12 @@ from pathlib import Path
 
 from beam_pipeline.flex_template import as_json, image_spec, metadata
 from beam_pipeline.options import GROUPS, RunOptions, about
+from transforms import counters
+from transforms.counters import KINDS
+from transforms.events import EVENTS
 from transforms.examples import FEATURES
 from transforms.records import Fix, ReasonCode
+from transforms.shards import LOCAL_READS, REMOTE_READS
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -93,12 +97,50 @@ def record_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def counters_page() -> str:
+    """docs/counters.md."""
+    lines = [
+        "# Counters and log lines",
+        "",
+        f"What a job counts while it runs, in the namespace `{counters.NAMESPACE}` of Beam's metrics, under names that stay.",
+        "Dataflow, Flink and Spark show them where they show their own; `result.metrics().query()` has them in Python. What the",
+        "manifest says does not rest on them: it is counted by data that travels with the job, and has to balance.",
+        "",
+        "| counter | what it counts |",
+        "|---|---|",
+        *(f"| `{name}` | {meaning} |" for name, meaning in counters.COUNTERS.items()),
+        *(
+            f"| `{counters.reject_counter(kind, 'CODE')}` | {kind}s rejected or dropped with this [reason](reason_codes.md) |"
+            for kind in KINDS
+        ),
+        "",
+        "| distribution | its values |",
+        "|---|---|",
+        *(f"| `{name}` | {meaning} |" for name, meaning in counters.DISTRIBUTIONS.items()),
+        "",
+        f"{REMOTE_READS} images of a shard are read at the same time ({LOCAL_READS} where they lie on the worker's own disk).",
+        f"So storage holds nothing up while the mean of `read_ms` is below {REMOTE_READS} times that of `encode_ms`.",
+        "",
+        "## Log lines",
+        "",
+        "Each of ours is a JSON object at the level INFO, of the logger `maskbeam`, and its `event` is one of these. There is",
+        "one for each file or shard, none for an image. Workers log them by themselves; `maskbeam run --verbose` shows those of",
+        "a job on this machine.",
+        "",
+        "| event | what has happened, and its fields |",
+        "|---|---|",
+        *(f"| `{name}` | {meaning} |" for name, meaning in EVENTS.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 DERIVED: dict[str, Callable[[], str]] = {
     "docs/options.md": options_page,
     "docs/reason_codes.md": reason_codes_page,
     "docs/record.md": record_page,
     "templates/flex/metadata.json": lambda: as_json(metadata()),
     "templates/flex/image_spec.json": lambda: as_json(image_spec()),
+    "docs/counters.md": counters_page,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import os
 import shlex
 import tempfile
@@ -110,6 +111,8 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome | None:
     runner = PipelineOptions(flags).get_all_options().get("runner") or LOCAL_RUNNER
     pipeline_options = PipelineOptions([*flags, f"--runner={runner}"])
     local = runner in LOCAL_RUNNERS
+    if options.verbose:
+        logging.basicConfig(level=logging.INFO)
     with quiet(options.verbose or not local) as terminal, watch_progress(terminal):
         FileSystems.set_options(pipeline_options)  # whose credentials are to be used
         check_inputs(options)

@@ -82,8 +82,9 @@ def read_ahead(
             room.open_up()  # the end: those that wait for their turn would never get it
             raise
 
+    reading = ahead(one, enumerate(items), threads)  # in a variable: ended by the loop, it would wait for those that wait
     try:
-        for (position, item), result in ahead(one, enumerate(items), threads):
+        for (position, item), result in reading:
             room.leave(position)
             yield item, result
     finally:

@@ -14,6 +14,8 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from transforms import storage
@@ -24,6 +26,7 @@ TEMPORARY = "_temporary"
 SCRATCH = "scratch"
 """The folder in a job's own for what the workers of one machine keep to themselves."""
 STARTED = "started"
+PUBLISH_THREADS = 16
 
 
 class Claim(NamedTuple):
@@ -113,6 +116,11 @@ class Claim(NamedTuple):
         if found != (size, crc32c):
             there = f"{found[0]} bytes" if found else "nothing"
             raise OSError(f"{final}: what storage has there ({there}) is not what was written ({size} bytes)")
+
+    def publish_all(self, files: Mapping[str, bytes]) -> None:
+        """Publishes small files, by name, several at a time: on a bucket each takes half a dozen requests."""
+        with ThreadPoolExecutor(PUBLISH_THREADS) as pool:
+            list(pool.map(self.publish_bytes, files.keys(), files.values()))
 
     def publish_bytes(self, name: str, data: bytes) -> None:
         """Writes a small file under a temporary name, and publishes it."""

@@ -6,7 +6,7 @@ What the ledger rests on travels as data instead (`ShardSummary`, `Reject`, `Cen
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 from apache_beam.metrics import Metrics
 
@@ -15,6 +15,8 @@ IMAGES_READ, ANNOTATIONS_READ = "images_read", "annotations_read"
 IMAGES_WRITTEN, INSTANCES_WRITTEN, BYTES_WRITTEN = "images_written", "instances_written", "bytes_written"
 SHARDS_WRITTEN, SHARDS_REUSED = "shards_written", "shards_reused"
 READ_MS, ENCODE_MS = "read_ms", "encode_ms"
+KINDS = ("image", "annotation")
+"""Of rejects."""
 
 COUNTERS = {
     IMAGES_READ: "images in the annotation files",
@@ -47,12 +49,12 @@ def distribution(name: str) -> Any:
     return Metrics.distribution(NAMESPACE, name)
 
 
-def reject_counter(kind: Literal["image", "annotation"], reason: str) -> str:
+def reject_counter(kind: str, reason: str) -> str:
     """The name of the counter of rejects of this kind, with this reason code."""
     return f"rejected_{kind}s_{reason}"
 
 
 @cache
-def rejects(kind: Literal["image", "annotation"], reason: str) -> Any:
+def rejects(kind: str, reason: str) -> Any:
     """The counter of rejects of this kind, with this reason code."""
     return Metrics.counter(NAMESPACE, reject_counter(kind, reason))
