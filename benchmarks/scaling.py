@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import shutil
 import sys
 import tempfile
@@ -26,19 +27,31 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import apache_beam as beam
+import msgspec
 import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner, execution, translations
-from make_data import make
+from bench import maskbeam
+from make_data import annotations, make
 
 from beam_pipeline.options import RunOptions
 from beam_pipeline.pipeline import build
-from beam_pipeline.publish import prepare_output
-from transforms.sharding import PackByShard
+from beam_pipeline.publish import REJECT_BUCKETS, bucket_reject, clear_output, prepare_output, publish, write_reject_part
+from transforms.batches import BatchWriter
+from transforms.rasterize import rasterize_image
+from transforms.records import AnnotatedImage, Census, ReasonCode, Reject, pack
+from transforms.sharding import PackByShard, ShardPlan, in_order
+from transforms.shards import ShardSummary
 from transforms.sources import coco
+from transforms.sources.coco_json import MAX_PIXELS, parse_annotation
+from transforms.statistics import DatasetStatistics
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+from storage_server import BUCKET, storage_server
 
 INSTANCES, WIDTH, HEIGHT = 7, 640, 480
 ANNOTATIONS = (100_000, 300_000, 1_000_000)
+SMALL = 10_000  # images of a job that is given a larger one's batches
 LARGER_JOBS = (10**5, 10**6, 10**7, 10**9)  # images
 STEPS = {
     "writing": ("WriteShards/",),
@@ -209,12 +222,17 @@ def run(data: Path, output: Path, images: int, **options: Any) -> Job:
 
 
 @contextmanager
-def as_if(images: int, larger: int) -> Iterator[None]:
-    """A job of some `images` has as little in a batch as one of a `larger` number, which has more buckets and shards."""
-    scale = images / larger
+def as_if(larger: int, images: int, annotation_bytes: int) -> Iterator[None]:
+    """A job of some `images` has as little in a batch as one of a `larger` number, which has more buckets and shards.
+
+    It gets as many buckets, or one for each image; where that is less, or where its shards are, as much less waits for them.
+    """
+    scale = larger / images
+    of_image = max(1.0, annotation_bytes * scale / coco.BUCKET_BYTES / images)
     with (
-        mock.patch.object(coco, "BUCKET_BYTES", max(1, round(coco.BUCKET_BYTES * scale))),
-        mock.patch.object(PackByShard, "WAITING_BYTES", max(1, round(PackByShard.WAITING_BYTES * scale))),
+        mock.patch.object(coco, "BUCKET_BYTES", max(1, round(coco.BUCKET_BYTES / scale))),
+        mock.patch.object(coco.ParseBlocks, "WAITING_BYTES", max(1, round(coco.ParseBlocks.WAITING_BYTES / of_image))),
+        mock.patch.object(PackByShard, "WAITING_BYTES", max(1, round(PackByShard.WAITING_BYTES / scale))),
     ):
         yield
 
@@ -254,42 +272,148 @@ def traffic_table(jobs: Sequence[Job], heads: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def publishing_table(folder: Path, counts: Sequence[int] = (1_000, 10_000, 99_999), rejects: int = 300_000) -> str:
+    """The last step alone, by the number of shards, and with rejects; the shards themselves are empty here."""
+    lines = ["| the last step | processor | memory | manifest.json |", "|---|---|---|---|"]
+    costs = []
+    for shards, bad in [*((count, 0) for count in counts), (counts[0], rejects)]:
+        output = str(folder / "records")
+        options = RunOptions(annotations="a.json", images="images", output=output, max_reject_fraction=1.0)
+        claim = prepare_output(output, overwrite=False)
+        plan = ShardPlan((("train", shards),))
+        clear_output(plan, options, claim, [])
+        summaries = []
+        for key in plan.shard_keys():
+            (folder / "records" / plan.file_name(*key)).touch()
+            summaries.append(ShardSummary(*key, plan.file_name(*key), 1000, 7000, 0, 0, "f" * 64))
+        found = [Reject("image", number, None, ReasonCode.IMAGE_MISSING.name, "there is no such file") for number in range(bad)]
+        buckets: dict[int, list[bytes]] = {}
+        for bucket, packed in map(bucket_reject, found):
+            buckets.setdefault(bucket, []).append(packed)
+        with measure(traced=True) as memory:
+            parts = [write_reject_part(claim, bucket, packed) for bucket, packed in buckets.items()]
+        with measure() as cost:
+            publish(options, claim, plan, Census(shards * 1000 + bad, shards * 7000), [], summaries, DatasetStatistics(), parts)
+        costs.append(cost)
+        size = (folder / "records" / "manifest.json").stat().st_size / 1e6
+        what = f"{shards:,} shards" + (f", {bad:,} rejects" if bad else "")
+        lines.append(f"| {what} | {cost.processor:.1f} s | {cost.megabytes:,.0f} MB | {size:.1f} MB |")
+        shutil.rmtree(output)
+    slope = exponent(counts, [cost.processor for cost in costs[: len(counts)]])
+    each = memory.megabytes * 1e6 / (rejects / REJECT_BUCKETS)
+    lines.append(f"\nprocessor time grows as shards^{slope:.2f}; a bucket of rejects takes {each:,.0f} bytes of memory for each")
+    return "\n".join(lines)
+
+
+def billed_as(request: str) -> str:
+    """How Google bills a request: as class A, class B, or not at all."""
+    method, path = request.split(" ", 1)
+    if method == "POST" or (method == "GET" and path.partition("?")[0].endswith("/o")):  # what writes, copies or lists
+        return "A"
+    return "B" if method == "GET" else "free"  # a PUT is a piece of an upload that a POST has begun
+
+
+def bucket_table(root: Path) -> str:
+    """Requests of a job on a bucket, for each image, each shard and the rest, and the processor time of an image there."""
+    kinds = ("A", "B", "free")
+    jobs = {"few": (60, 2), "images": (660, 2), "shards": (60, 12)}
+    counts: dict[str, Counter[str]] = {}
+    seconds: dict[str, float] = {}
+    with storage_server() as server:
+        for name, (images, shards) in jobs.items():
+            place = f"gs://{BUCKET}/{images}"
+            if not (root / f"bucket-{images}").exists():
+                make(root / f"bucket-{images}", images, INSTANCES, WIDTH, HEIGHT)
+                server.upload(root / f"bucket-{images}", place)
+            server.plan()  # which counts anew
+            flags = ["--annotations", f"{place}/instances.json", "--images", f"{place}/images", "--num_shards", str(shards)]
+            before = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+            done = server.run_maskbeam("run", *flags, "--output", f"gs://{BUCKET}/{name}", timeout=900)
+            if done.returncode:
+                sys.exit(done.stderr)
+            seconds[name] = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - before
+            counts[name] = Counter()
+            for request, count in server.lines.items():
+                counts[name][billed_as(request)] += count
+    image, shard = jobs["images"][0] - jobs["few"][0], jobs["shards"][1] - jobs["few"][1]
+    of_image = [(counts["images"][kind] - counts["few"][kind]) / image for kind in kinds]
+    of_shard = [(counts["shards"][kind] - counts["few"][kind]) / shard for kind in kinds]
+    rest = [
+        counts["few"][kind] - jobs["few"][0] * a - jobs["few"][1] * b
+        for kind, a, b in zip(kinds, of_image, of_shard, strict=True)
+    ]
+    lines = ["| requests | class A | class B | not billed |", "|---|---|---|---|"]
+    for name, values in (("an image", of_image), ("a shard", of_shard), ("the rest", rest)):
+        lines.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in values) + " |")
+    lines.append(
+        f"\nprocessor time an image on a bucket, without TLS: {(seconds['images'] - seconds['few']) / image * 1e3:.1f} ms"
+    )
+    return "\n".join(lines)
+
+
+def image_lines(root: Path) -> str:
+    """What an image takes of a processor in `maskbeam run`, start-up aside, and of memory while its shard is written."""
+    few, many = 500, 4_500
+    for images in (few, many):
+        make(root / f"local-{images}", images, INSTANCES, WIDTH, HEIGHT)
+    costs = [maskbeam(root / f"local-{images}", root / "records") for images in (few, many)]
+    shutil.rmtree(root / "records")
+    milliseconds = (costs[1].processor - costs[0].processor) / (many - few) * 1e3
+    instances = [
+        parse_annotation(msgspec.json.encode(one), MAX_PIXELS).instance for one in annotations(few, INSTANCES, WIDTH, HEIGHT)
+    ]
+    images = [
+        AnnotatedImage(number, f"{number:012d}.jpg", HEIGHT, WIDTH, tuple(instances[number * INSTANCES :][:INSTANCES]))
+        for number in range(few)
+    ]
+    drawn = [rasterize_image(image)[0] for image in images]
+    batch = BatchWriter(None).write(pack(drawn))
+    with measure(traced=True) as memory:
+        in_order([batch])
+    return (
+        f"an image takes {milliseconds:.2f} ms of processor time from a folder, with all checks, "
+        f"and {memory.megabytes * 1e6 / few:,.0f} bytes of memory while its shard is written"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--annotations", type=int, nargs="*", default=ANNOTATIONS, help="sizes of the jobs (default: %(default)s)"
-    )
-    parser.add_argument("--as_if", type=int, nargs="*", default=LARGER_JOBS, help="images of jobs that batches are tried of")
+    parser.add_argument("--annotations", type=int, nargs="*", default=ANNOTATIONS, help="the sizes that are tried")
+    parser.add_argument("--as_if", type=int, nargs="*", default=LARGER_JOBS, help="images of jobs whose batches are tried")
     parser.add_argument("--by_image", action="store_true", help="annotations lie image by image; in COCO's files they don't")
+    parser.add_argument("--only_traffic", action="store_true", help="leave out publishing, the bucket, and the time of an image")
     parser.add_argument("--folder", help="where to work, with 16 GB for a million annotations (default: a temporary folder)")
     parsed = parser.parse_args()
     print(f"{os.cpu_count()} processors, Python {sys.version.split()[0]}\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="maskbeam-scaling-", dir=parsed.folder) as scratch:
-        root, sizes = Path(scratch), [count // INSTANCES for count in parsed.annotations]
+        root = Path(scratch)
 
         def job_of(images: int, larger: int | None = None) -> Job:
-            data = root / str(images)
-            if not data.exists():
-                make(data, images, INSTANCES, WIDTH, HEIGHT, scattered=not parsed.by_image)
-            with as_if(images, larger) if larger else nullcontext():
-                job = run(data, root / "records", images)
+            if not (root / str(images)).exists():
+                make(root / str(images), images, INSTANCES, WIDTH, HEIGHT, scattered=not parsed.by_image)
+            size = (root / str(images) / "instances.json").stat().st_size
+            with as_if(larger, images, size) if larger else nullcontext():
+                job = run(root / str(images), root / "records", images)
             print(f"{images:,} images{f' as if {larger:,}' if larger else ''}: {job.share:.2%}", file=sys.stderr, flush=True)
             return job
 
-        jobs = [job_of(images) for images in sizes]
-        large = jobs[-1]
-        print(growth_table(jobs), end="\n\n")
-        print(traffic_table(jobs, [f"{job.images:,} images" for job in jobs]), end="\n\n")
-        print(
-            f"{large.read / large.images:,.0f} bytes of JSON and {large.written['shards'] / large.images:,.0f} in shards an image"
-        )
-        print(f"CutBlocks: {large.read / 1e6 / large.cutting.processor:,.0f} MB/s; {large.shards} shards")
-        print(f"beside the shards: {dict(large.written)}\n")
+        if parsed.annotations:
+            jobs = [job_of(count // INSTANCES) for count in parsed.annotations]
+            large = jobs[-1]
+            print(growth_table(jobs), end="\n\n")
+            print(traffic_table(jobs, [f"{job.images:,} images" for job in jobs]), end="\n\n")
+            in_shards = large.written["shards"] / large.images
+            print(f"an image: {large.read / large.images:,.0f} bytes of JSON, {in_shards:,.0f} in shards")
+            print(f"a shard: {large.written['states'] / large.shards:,.0f} bytes of state; {large.shards} shards")
+            print(f"CutBlocks: {large.read / 1e6 / large.cutting.processor:,.0f} MB/s of processor time\n", flush=True)
         if parsed.as_if:
-            print(f"{sizes[0]:,} images, with the batches of larger jobs\n")
-            print(
-                traffic_table([job_of(sizes[0], larger) for larger in parsed.as_if], [f"as {n:,} images" for n in parsed.as_if])
-            )
+            small = [job_of(SMALL, larger) for larger in parsed.as_if]
+            print(f"{SMALL:,} images, with batches as of\n")
+            print(traffic_table(small, [f"{larger:,}" for larger in parsed.as_if]), end="\n\n", flush=True)
+        if not parsed.only_traffic:
+            print(publishing_table(root), end="\n\n", flush=True)
+            print(bucket_table(root), end="\n\n", flush=True)
+            print(image_lines(root))
 
 
 if __name__ == "__main__":

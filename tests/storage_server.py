@@ -211,6 +211,12 @@ class StorageServer:
             return self._proxy.requests.copy()
 
     @property
+    def lines(self) -> Counter[str]:
+        """How often what was asked for; temporary names and upload sessions are *."""
+        with self._proxy.lock:
+            return self._proxy.asked.copy()
+
+    @property
     def faults(self) -> Counter[str]:
         """How many faults there were, by kind."""
         with self._proxy.lock:

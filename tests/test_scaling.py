@@ -72,10 +72,10 @@ def test_the_job_that_is_measured_writes_what_a_real_one_does(data: Path, tmp_pa
 
 
 def test_a_job_as_if_of_a_billion_images_has_batches_of_one(data: Path, tmp_path: Path):
-    with scaling.as_if(IMAGES, 10**9):
+    with scaling.as_if(10**9, IMAGES, (data / "instances.json").stat().st_size):
         job = scaling.run(data, tmp_path / "out", IMAGES)
     assert job.grouped["AssignShards/GroupByShard"].elements == IMAGES
-    assert job.grouped["ReadAnnotations/GroupIds"].elements == IMAGES * scaling.INSTANCES
+    assert job.grouped["ReadAnnotations/GroupByImage"].elements == 2 * IMAGES  # entries of images and annotations lie apart
 
 
 def test_growth_is_the_slope_of_the_logarithms():

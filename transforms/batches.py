@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import zstandard
@@ -20,6 +21,7 @@ _LEVEL = 3
 """Of zstandard. Against 1 it saves 6 % of the bytes of run lengths, and takes 5 µs an image more; 6 saves 9 %, and takes 25."""
 
 Element = TypeVar("Element")
+Key = TypeVar("Key", bound=Hashable)
 _place = msgspec.msgpack.Decoder(tuple[str, int, int])
 
 
@@ -61,6 +63,29 @@ class BatchWriter:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+class Packer(Generic[Key]):
+    """Collects packed elements by key until they weigh enough together: the more there are, the smaller a batch of one key gets.
+
+    `join` makes the data of a batch of them.
+    """
+
+    def __init__(self, writer: BatchWriter, join: Callable[[Sequence[bytes]], bytes]) -> None:
+        self.writer, self.join = writer, join
+        self.bytes = 0
+        self._waiting: defaultdict[Key, list[bytes]] = defaultdict(list)
+
+    def add(self, key: Key, packed: bytes) -> None:
+        """Takes one element."""
+        self._waiting[key].append(packed)
+        self.bytes += len(packed)
+
+    def batches(self) -> Iterator[tuple[Key, bytes]]:
+        """A batch of each key that has elements waiting; then there are none."""
+        waiting, self._waiting, self.bytes = self._waiting, defaultdict(list), 0
+        for key, elements in waiting.items():
+            yield key, self.writer.write(self.join(elements))
 
 
 def read_batch(batch: bytes) -> bytes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,7 +17,7 @@ import msgspec
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms.batches import BatchWriter, join_packed, read_elements
+from transforms.batches import BatchWriter, Packer, join_packed, read_elements
 from transforms.records import AnnotatedImage, Census, pack
 
 SHARD_BYTES = 100_000_000  # what tf.data reads well from a bucket
@@ -122,28 +121,19 @@ class PackByShard(beam.DoFn):  # type: ignore[misc]
 
     def __init__(self, splits: Splits, spill_folder: str | None) -> None:
         self.splits = splits
-        self.writer = BatchWriter(spill_folder)
-        self.waiting: defaultdict[ShardKey, list[bytes]] = defaultdict(list)
-        self.waiting_bytes = 0
+        self.waiting: Packer[ShardKey] = Packer(BatchWriter(spill_folder), join_packed)
 
     def process(self, image: AnnotatedImage, plan: ShardPlan) -> Iterator[ShardBatch]:
-        packed = pack(image)
-        self.waiting[shard_key(image, plan, self.splits)].append(packed)
-        self.waiting_bytes += len(packed)
-        if self.waiting_bytes >= self.WAITING_BYTES:
-            yield from self._batches()
+        self.waiting.add(shard_key(image, plan, self.splits), pack(image))
+        if self.waiting.bytes >= self.WAITING_BYTES:
+            yield from self.waiting.batches()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        for keyed in self._batches():
+        for keyed in self.waiting.batches():
             yield GlobalWindows.windowed_value(keyed)
 
     def teardown(self) -> None:
-        self.writer.close()
-
-    def _batches(self) -> Iterator[ShardBatch]:
-        waiting, self.waiting, self.waiting_bytes = self.waiting, defaultdict(list), 0
-        for key, images in waiting.items():
-            yield key, self.writer.write(join_packed(images))
+        self.waiting.writer.close()
 
 
 class MergeCensus(beam.CombineFn):  # type: ignore[misc]

@@ -10,6 +10,7 @@ of their own, as bare numbers.
 
 from __future__ import annotations
 
+import struct
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ import apache_beam as beam
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from apache_beam.transforms.window import GlobalWindows
 
 from transforms import counters, events, progress, storage
-from transforms.batches import BatchWriter, read_batch, read_elements
+from transforms.batches import BatchWriter, Packer, join_packed, read_batch, read_elements
 from transforms.records import (
     AnnotatedImage,
     Category,
@@ -50,6 +52,9 @@ from transforms.sources.json_blocks import cut_blocks
 
 LISTS = frozenset({"images", "annotations", "categories"})
 BUCKET_BYTES = 8 << 20  # of JSON
+ID_SHARE = 32
+"""The buckets for ids are so many times fewer: a pair of ids takes that much less than its annotation."""
+_pair = struct.Struct("<qq")  # annotation id, image id
 _parts = msgspec.msgpack.Decoder(list[Part])
 
 
@@ -103,9 +108,13 @@ def bucket_of(number: int, buckets: int) -> Bucket:
 class ParseBlocks(beam.DoFn):  # type: ignore[misc]
     """FileBlock → (bucket, packed parts); and, tagged, (bucket, packed id pairs), rejects, census, categories."""
 
+    WAITING_BYTES = 8 << 20
+
     def __init__(self, max_pixels: int, spill_folder: str | None) -> None:
         self.max_pixels = max_pixels
         self.writer = BatchWriter(spill_folder)
+        self.parts: Packer[Bucket] = Packer(self.writer, join_packed)
+        self.ids: Packer[Bucket] = Packer(self.writer, b"".join)
 
     def teardown(self) -> None:
         self.writer.close()
@@ -125,8 +134,6 @@ class ParseBlocks(beam.DoFn):  # type: ignore[misc]
             for category in parse_categories(raws):
                 yield beam.pvalue.TaggedOutput("categories", category)
             return
-        parts: defaultdict[Bucket, list[Part]] = defaultdict(list)
-        ids: defaultdict[Bucket, list[tuple[int, int]]] = defaultdict(list)
         pixels = 0
         for raw in raws:
             part: Part | Reject
@@ -138,20 +145,25 @@ class ParseBlocks(beam.DoFn):  # type: ignore[misc]
                 part = parse_annotation(raw, self.max_pixels)
                 if isinstance(part, CocoAnnotation):
                     annotation_id = part.instance.annotation_id
-                    ids[bucket_of(annotation_id, block.buckets)].append((annotation_id, part.image_id))
+                    id_bucket, _ = bucket_of(annotation_id, max(1, block.buckets // ID_SHARE))
+                    self.ids.add((id_bucket, block.buckets), _pair.pack(annotation_id, part.image_id))
             if isinstance(part, Reject):
                 yield beam.pvalue.TaggedOutput("rejects", part)
             else:
-                parts[bucket_of(part.image_id, block.buckets)].append(part)
+                self.parts.add(bucket_of(part.image_id, block.buckets), pack(part))
         images, annotations = (len(raws), 0) if block.key == "images" else (0, len(raws))
         progress.advance(progress.IMAGES_READ, images)
         counters.counter(counters.IMAGES_READ).inc(images)
         counters.counter(counters.ANNOTATIONS_READ).inc(annotations)
         yield beam.pvalue.TaggedOutput("census", Census(images, annotations, pixels))
-        for bucket, pairs in ids.items():
-            yield beam.pvalue.TaggedOutput("ids", (bucket, self.writer.write(np.array(pairs, "<i8").tobytes())))
-        for bucket, members in parts.items():
-            yield bucket, self.writer.write(pack(members))
+        if self.parts.bytes + self.ids.bytes >= self.WAITING_BYTES:
+            yield from self.parts.batches()
+            yield from (beam.pvalue.TaggedOutput("ids", keyed) for keyed in self.ids.batches())
+
+    def finish_bundle(self) -> Iterator[Any]:
+        yield from map(GlobalWindows.windowed_value, self.parts.batches())
+        for keyed in self.ids.batches():
+            yield beam.pvalue.TaggedOutput("ids", GlobalWindows.windowed_value(keyed))
 
 
 class FindDuplicates(beam.DoFn):  # type: ignore[misc]
