@@ -112,7 +112,8 @@ def python_with_maskbeam() -> str:
     with tempfile.TemporaryDirectory() as folder:
         built = str(sdist(Path(folder)))
         image = ["--constraint", str(PINNED)] if sys.version_info[:2] == (3, 11) else []
-        install(python, *image, "--reinstall-package", "maskbeam", built)  # the version may be the same
+        # The version may be the same.
+        install(python, *image, "--reinstall-package", "maskbeam", "setuptools", built)
     stamp.write_text(digest.hexdigest())
     return str(python)
 

@@ -6,8 +6,11 @@ The buckets are the emulator's. What the service has workers for is done by `run
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,12 +21,16 @@ from typing import Any, NamedTuple
 import pytest
 from apache_beam.portability.api import beam_runner_api_pb2
 from conftest import Data, Output
-from environments import python_with_maskbeam
+from dockerfile_parse import DockerfileParser
+from environments import PINNED, python_with_maskbeam
 from storage_server import StorageServer, files_below, published, storage_server
 
+from beam_pipeline.flex_template import parameters
+from beam_pipeline.options import RunOptions
 from beam_pipeline.reference import CHECKOUT
 
 IMAGE = "us-docker.pkg.dev/a-project/tools/maskbeam:1"
+on_its_python = pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the image's packages are pinned for Python 3.11")
 RUN_STAGED_GRAPH = Path(__file__).parent / "run_staged_graph.py"
 NO_NETWORK = """\
 import sys
@@ -181,3 +188,215 @@ def test_the_job_completes_the_data_set_and_clears_up(
     options = json.loads(files_below(demo_output.folder)["manifest.json"])["options"]
     expected = published(files_below(demo_output.folder), options["annotations"], options["images"])
     assert found == expected
+
+
+def test_an_output_that_holds_a_data_set_is_refused_at_launch(launch: Launch, storage: StorageServer) -> None:
+    storage.client().bucket("bkt").blob("taken/_SUCCESS").upload_from_string(b"")
+    done = launch(output="gs://bkt/taken")
+    assert done.status == 2
+    assert done.err.count("\n") == 1
+    assert "gs://bkt/taken holds a data set already" in done.err
+    assert done.job is None
+    assert set(storage.objects("gs://bkt/taken")) == {"_SUCCESS"}
+
+
+# --------------------------------------------------------------------------------------------------- the parameters
+
+
+OTHERS = {
+    "check_images": "header",
+    "mask_encoding": "png1",
+    "boxes": "mask",
+    "category_ids": "contiguous",
+    "splits": "train=0.9,val=0.1",
+    "split_by": r"^(.)",
+    "num_shards": "2",
+    "drop_crowds": "true",
+    "drop_annotations_without_mask": "true",
+    "drop_images_without_annotations": "true",
+    "max_record_mb": "1.5",
+    "max_megapixels": "0.75",
+    "max_points": "5000",
+    "max_instances": "900",
+    "max_reject_fraction": "0.25",
+    "trainer_config": "mask_rcnn_inception_v2_coco",
+}
+"""Values that are not the defaults."""
+SEEN_OTHERWISE = {"annotations", "images", "output", "overwrite", "resume"}
+ONLY_ONE = {"format"}
+"""Those that have no other value than the default."""
+BAD = {
+    "annotations": "gs://bkt/nothing.json",
+    "images": "gs://bkt/nothing",
+    "format": "yolo",
+    "check_images": "none",
+    "output": "gs://no-such-bucket/out",
+    "overwrite": "yes",
+    "resume": "1",
+    "mask_encoding": "gif",
+    "boxes": "masks",
+    "category_ids": "zero",
+    "splits": "train=0.5",
+    "split_by": "(",
+    "num_shards": "0",
+    "drop_crowds": "no",
+    "drop_annotations_without_mask": "on",
+    "drop_images_without_annotations": "y",
+    "max_record_mb": "4000",
+    "max_megapixels": "-1",
+    "max_points": "1.5",
+    "max_instances": "many",
+    "max_reject_fraction": "5%",
+    "trainer_config": "yolo",
+}
+NAMES = [one.name for one in parameters()]
+
+
+def test_every_parameter_is_tried() -> None:
+    assert set(OTHERS) | SEEN_OTHERWISE | ONLY_ONE == set(NAMES)
+    assert set(BAD) == set(NAMES)
+
+
+def as_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def test_every_parameter_reaches_the_job(launch: Launch, python: str, storage: StorageServer, tmp_path: Path) -> None:
+    """Seen in what the job has done: its manifest's options, and where it has read and written."""
+    first = launch(output="gs://bkt/all", **OTHERS)
+    assert first.status == 0, first.err
+    work(python, storage, first, tmp_path)
+    files = storage.objects("gs://bkt/all")
+    manifest = json.loads(files["manifest.json"])
+    assert {name: as_text(manifest["options"][name]) for name in OTHERS} == OTHERS
+    assert {name for name in OTHERS if as_text(getattr(RunOptions, name)) == OTHERS[name]} == set()
+    assert manifest["options"]["annotations"] == "gs://bkt/instances.json"
+    assert manifest["options"]["images"] == "gs://bkt/images"
+    assert {"pipeline.config", "train-00001-of-00002.tfrecord", "val-00001-of-00002.tfrecord"} <= set(files)
+    state = next(name for name in files if name.startswith("_state/train-"))
+
+    storage.client().bucket("bkt").blob("all/train-00000-of-00002.tfrecord").delete()
+    second = launch(output="gs://bkt/all", resume="true", **OTHERS)
+    before = written_at(storage, "all/")
+    work(python, storage, second, tmp_path)
+    after = written_at(storage, "all/")
+    assert storage.objects("gs://bkt/all") == files
+    assert after["all/train-00000-of-00002.tfrecord"] not in before.values()
+    kept = {name for name in before if after.get(name) == before[name]}
+    assert "all/train-00001-of-00002.tfrecord" in kept
+
+    third = launch(output="gs://bkt/all", overwrite="true", resume="false", **OTHERS | {"boxes": ""})
+    assert third.status == 0, third.err
+    work(python, storage, third, tmp_path)
+    replaced = storage.objects("gs://bkt/all")
+    assert json.loads(replaced["manifest.json"])["options"] == {**manifest["options"], "boxes": "annotation"}
+    assert replaced[state] != files[state]
+    assert set(replaced) == set(files)
+
+
+def written_at(storage: StorageServer, prefix: str) -> dict[str, str]:
+    return {blob.name: str(blob.time_created) for blob in storage.client().bucket("bkt").list_blobs(prefix=prefix)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bad_parameter_fails_at_launch_by_its_name(launch: Launch, storage: StorageServer, name: str) -> None:
+    done = launch(**{"output": "gs://bkt/bad", name: BAD[name]})
+    assert done.status == 2
+    assert done.out == ""
+    assert done.err.count("\n") == 1
+    assert re.search(rf"--{name}\b", done.err)
+    assert BAD[name] in done.err
+    assert done.job is None
+    assert storage.objects("gs://bkt/bad") == {}
+
+
+def test_a_parameter_that_there_is_not_fails_at_launch(launch: Launch) -> None:
+    done = launch(output="gs://bkt/bad", num_shard="3")
+    assert done.status == 2
+    assert "unknown option --num_shard: did you mean --num_shards?" in done.err
+
+
+# -------------------------------------------------------------------------------------------------------- the image
+
+
+@on_its_python
+def test_the_image_can_be_built_from_the_checkout(python: str, tmp_path: Path) -> None:
+    """The Dockerfile's steps, each stage in a folder of its own: what is copied is there, and what is run does its work.
+
+    Beam's image is stood in for by an environment that has what is pinned, and can't fetch anything else.
+    """
+    packages = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True, check=True
+    )
+    stages: dict[str, Path] = {}
+    environment: dict[str, str] = {}
+    for step in DockerfileParser(str(CHECKOUT / "deploy")).structure:
+        instruction, words = step["instruction"], step["value"].split()
+        if instruction == "FROM":
+            name, before = words[-1] if "AS" in words else "final", stages.get(words[0])
+            stage = stages[name] = tmp_path / name
+            shutil.copytree(before, stage, symlinks=True) if before else stage.mkdir()
+            if name == "launcher":
+                launcher = stage / "opt" / "google" / "dataflow" / "python_template_launcher"
+                launcher.parent.mkdir(parents=True)
+                launcher.write_text("Google's")
+            subprocess.run([python, "-m", "venv", "--without-pip", str(stage / "python")], check=True)
+            [own] = (stage / "python" / "lib").glob("python*/site-packages")
+            (own / "pinned.pth").write_text(packages.stdout)
+            pip = stage / "python" / "bin" / "pip"
+            pip.write_text('#!/bin/sh\nexec python -m pip "$@"\n')
+            pip.chmod(0o755)
+            folder = stage
+            environment = {"PATH": f"{stage}/python/bin:{os.defpath}", "PIP_NO_INDEX": "1", "PIP_QUIET": "1", "HOME": str(stage)}
+        elif instruction == "WORKDIR":
+            folder = stage / words[0].lstrip("/")
+            folder.mkdir(parents=True)
+        elif instruction == "COPY":
+            origin = stages[words.pop(0).removeprefix("--from=")] if words[0].startswith("--") else CHECKOUT
+            *sources, target = words
+            put = stage / target.lstrip("/") if target.startswith("/") else folder / target
+            for source in sources:
+                copy(origin / source.lstrip("/"), put, into=target.endswith("/"))
+        elif instruction == "RUN":
+            script = re.sub(r"(?<= )(?=/(template|sdist))", str(stage), step["value"])
+            subprocess.run(["bash", "-ec", script], cwd=folder, env=environment, check=True)
+        elif instruction == "ENV":
+            environment |= dict(word.split("=", 1) for word in words)
+    assert environment["FLEX_TEMPLATE_PYTHON_PY_FILE"] == "/template/main.py"
+    assert environment["MASKBEAM_IMAGE"] == "${IMAGE}"
+    assert not {"FLEX_TEMPLATE_PYTHON_SETUP_FILE", "FLEX_TEMPLATE_PYTHON_REQUIREMENTS_FILE"} & set(environment)
+    assert (stage / "template" / "main.py").read_text() == (CHECKOUT / "deploy" / "main.py").read_text()
+    assert (stage / "opt/google/dataflow/python_template_launcher").is_file()
+    [installed] = (stage / "python" / "lib").glob("python*/site-packages/beam_pipeline/pipeline.py")
+    assert installed.read_bytes() == (CHECKOUT / "beam_pipeline" / "pipeline.py").read_bytes()
+
+
+def copy(source: Path, target: Path, into: bool) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        return
+    place = target / source.name if into else target
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source, place)
+
+
+def test_all_of_the_image_is_pinned() -> None:
+    steps = DockerfileParser(str(CHECKOUT / "deploy")).structure
+    images = [step["value"].partition("=")[2] for step in steps if step["instruction"] == "ARG" and "=" in step["value"]]
+    assert len(images) == 2
+    assert all(re.fullmatch(r"[a-z0-9./_-]+(@sha256:[0-9a-f]{64}|:\d+\.\d+\.\d+)", image) for image in images)
+    pinned = [line for line in PINNED.read_text().splitlines() if not line.lstrip().startswith("#")]
+    assert len(pinned) > 50
+    assert all(re.fullmatch(r"[a-z0-9-]+==\S+( ; .*)?", line) for line in pinned)
+    [beam] = [line for line in pinned if line.startswith("apache-beam==")]
+    assert images[0].endswith(":" + beam.removeprefix("apache-beam=="))
+    assert not any(line.startswith("tensorflow") for line in pinned)
+
+
+@on_its_python
+def test_the_environment_of_these_tests_is_that_of_the_image(python: str) -> None:
+    listed = subprocess.run([python, "-m", "pip", "freeze", "--all"], capture_output=True, text=True, check=True).stdout
+    installed = {re.sub(r"[._]", "-", line.split("==")[0].lower()): line.split("==")[-1] for line in listed.splitlines()}
+    pinned = dict(line.split(" ;")[0].split("==") for line in PINNED.read_text().splitlines() if "==" in line)
+    ours = {name for name in installed if name.startswith("maskbeam")} | {"pip"}
+    assert {name: version for name, version in installed.items() if name not in ours} == pinned
