@@ -147,9 +147,9 @@ def _trainer_config(parsed: argparse.Namespace) -> int:
 
 
 def _interrupted() -> int:
-    from beam_pipeline.interrupts import MESSAGE
+    from beam_pipeline.interrupts import message
 
-    print(f"\n{MESSAGE}", file=sys.stderr)
+    print(f"\n{message()}", file=sys.stderr)
     return 130
 
 
@@ -183,7 +183,8 @@ def explain(error: BaseException) -> tuple[str, int]:
         return message, 2
     last = [line for line in text.split(" [while running", maxsplit=1)[0].splitlines() if line.strip()]
     said = last[-1].strip() if last else "without a message"
-    return f"the job failed: {type(error).__name__}: {said} (--verbose shows more)", 1
+    kind = "" if type(error) is RuntimeError else f"{type(error).__name__}: "  # which says nothing by itself
+    return f"the job failed: {kind}{said} (--verbose shows more)", 1
 
 
 if __name__ == "__main__":

@@ -15,9 +15,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-MESSAGE = "maskbeam: interrupted; the same command begins anew, and with --resume keeps the shards that are done"
+BEGIN_ANEW = "the same command begins anew, and with --resume keeps the shards that are done"
+GOES_ON: list[str] = []
+"""What is said of a job that goes on without this process: one on a service."""
 TO_DELETE: set[str] = set()
 """Folders of this job among the system's temporary files, which no later job would find."""
+
+
+def message() -> str:
+    """What is said at the end."""
+    return f"maskbeam: interrupted; {GOES_ON[-1] if GOES_ON else BEGIN_ANEW}"
 
 
 def descendants(process: int) -> list[int]:
@@ -39,7 +46,7 @@ def interruptible() -> Iterator[None]:
     terminal = os.dup(2)
 
     def end(number: int, _: FrameType | None) -> None:
-        os.write(terminal, f"\n{MESSAGE}\n".encode())
+        os.write(terminal, f"\n{message()}\n".encode())
         for process in descendants(os.getpid()):
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(process, signal.SIGKILL)

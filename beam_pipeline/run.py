@@ -9,7 +9,7 @@ import os
 import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -17,8 +17,9 @@ import apache_beam as beam
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics.metric import MetricsFilter
-from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions
 
+from beam_pipeline import dataflow
 from beam_pipeline.dataset_files import MANIFEST, REJECTS, SUCCESS
 from beam_pipeline.interrupts import TO_DELETE
 from beam_pipeline.options import RunOptions
@@ -105,29 +106,41 @@ class Outcome(NamedTuple):
 def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome | None:
     """Runs the job to its end. Raises `InputError`, or what the runner raises.
 
-    With `--template_location` only its graph is written, to be launched from there; then there is no outcome yet.
+    Where nobody waits for a job on Dataflow there is no outcome yet: see `dataflow.run`.
     """
     flags = check_beam_options(beam_flags)
+    on_dataflow = dataflow.is_dataflow(flags)
     runner = PipelineOptions(flags).get_all_options().get("runner") or LOCAL_RUNNER
-    pipeline_options = PipelineOptions([*flags, f"--runner={runner}"])
     local = runner in LOCAL_RUNNERS
     if options.verbose:
         logging.basicConfig(level=logging.INFO)
-    with quiet(options.verbose or not local) as terminal, watch_progress(terminal):
-        FileSystems.set_options(pipeline_options)  # whose credentials are to be used
+    FileSystems.set_options(PipelineOptions(flags))  # whose credentials are to be used
+    with ExitStack() as until_done:
+        terminal = until_done.enter_context(quiet(options.verbose or not (local or on_dataflow)))
+        if on_dataflow:
+            pipeline_options = until_done.enter_context(dataflow.prepared(options, flags))
+        else:
+            pipeline_options = PipelineOptions([*flags, f"--runner={runner}"])
+            until_done.enter_context(watch_progress(terminal))
         check_inputs(options)
+        try:
+            pipeline = beam.Pipeline(options=pipeline_options)
+        except ValueError as error:  # Beam's own checks of its options
+            raise InputError(str(error).splitlines()[-1]) from error
         try:
             claim = prepare_output(options.output, options.overwrite, options.resume)
         except (OSError, BeamIOError) as error:
             raise InputError(f"--output {options.output} can't be written: {error}") from error
         with scratch_folder(claim) as scratch:
-            pipeline = beam.Pipeline(options=pipeline_options)
             build(pipeline, options, claim, scratch if local else None)
             try:
-                result = pipeline.run()
-                if pipeline_options.view_as(GoogleCloudOptions).template_location:
-                    return None  # there is no job yet that could be waited for
-                result.wait_until_finish()
+                if on_dataflow:
+                    result = dataflow.run(pipeline, terminal)
+                    if result is None:
+                        return None
+                else:
+                    result = pipeline.run()
+                    result.wait_until_finish()
             except Exception:
                 claim.check()  # whoever has taken over has cleared away what this job was working with
                 raise
@@ -168,7 +181,7 @@ def scratch_folder(claim: Claim) -> Iterator[str]:
 def summary(options: RunOptions, outcome: Outcome | None, seconds: float) -> str:
     """What is printed at the end."""
     if outcome is None:
-        return f"the job's graph is written; the job that is launched from it writes {options.output}"
+        return f"{options.output} is complete once it has {SUCCESS}; maskbeam verify reads it then"
     manifest = outcome.manifest
     images, annotations, shards = manifest["images"], manifest["annotations"], manifest["shards"]
     lines = [

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from transforms import progress
@@ -26,6 +26,11 @@ class Terminal:
     def status(self, text: str) -> None:
         """A line that the next one replaces; elsewhere than on a terminal, just a line."""
         self._write(f"\r\x1b[K{text}" if self.live else f"{text}\n")
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.clear()
+        self._write(f"{text}\n")
 
     def clear(self) -> None:
         """Takes the status line away."""
@@ -73,28 +78,43 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
+def showing(terminal: Terminal, line: Callable[[], str], first: float, then: float) -> Iterator[None]:
+    """Shows what `line` gives while the block runs: live on a terminal, elsewhere after `first` seconds, and each `then`."""
+    stop = threading.Event()
+
+    def show() -> None:
+        pause = LIVE_SECONDS if terminal.live else first
+        while not stop.wait(pause):
+            terminal.status(line())
+            pause = LIVE_SECONDS if terminal.live else then
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@contextmanager
 def watch_progress(terminal: Terminal) -> Iterator[None]:
     """Shows how many images the workers on this machine have read of and written."""
-    stop = threading.Event()
+    began: float | None = None
+
     with tempfile.TemporaryDirectory(prefix="maskbeam-") as folder:
+
+        def line() -> str:
+            nonlocal began
+            done = progress.read(folder, progress.IMAGES_DONE)
+            if done and began is None:
+                began = time.monotonic()
+            seconds = time.monotonic() - began if began else 0.0
+            return progress_line(progress.read(folder, progress.IMAGES_READ), done, seconds)
+
         os.environ[progress.FOLDER_VARIABLE] = folder
-
-        def show() -> None:
-            began: float | None = None
-            pause = LIVE_SECONDS if terminal.live else FIRST_SECONDS
-            while not stop.wait(pause):
-                done = progress.read(folder, progress.IMAGES_DONE)
-                if done and began is None:
-                    began = time.monotonic()
-                seconds = time.monotonic() - began if began else 0.0
-                terminal.status(progress_line(progress.read(folder, progress.IMAGES_READ), done, seconds))
-                pause = LIVE_SECONDS if terminal.live else PLAIN_SECONDS
-
-        thread = threading.Thread(target=show, daemon=True)
-        thread.start()
         try:
-            yield
+            with showing(terminal, line, FIRST_SECONDS, PLAIN_SECONDS):
+                yield
         finally:
-            stop.set()
-            thread.join()
             del os.environ[progress.FOLDER_VARIABLE]

@@ -8,7 +8,7 @@
 For other processes, `python tests/dataflow_server.py --port N [--states …] [--error TEXT]`: what was asked is then to be had
 from `GET /requests`, and `POST /plan` with {"states": […], "error": …} says what becomes of the jobs that come after it.
 
-Nothing is run: a job goes on by one state each time that somebody asks for it, and keeps the last.
+Nothing is run, unless `plan(work=…)` does it: a job goes on by one state each time that somebody asks for it, and keeps the last.
 """
 
 from __future__ import annotations
@@ -74,11 +74,12 @@ class DataflowServer(ThreadingHTTPServer):
         *states: str,
         error: str | None = None,
         refuse: str | None = None,
-        work: Callable[[dict[str, Any]], None] | None = None,
+        work: Callable[[dict[str, Any]], str | None] | None = None,
     ) -> None:
         """What becomes of the jobs that come from now on: their states; the error message of one that fails.
 
-        `refuse` is why the service does not take them at all. `work` is called with each job before it is answered.
+        `refuse` is why the service does not take them at all. `work` does what a job describes before it is answered; the job
+        then fails with the message that it gives, if it gives one.
         """
         self.states, self.error, self.refuse, self.work = states or STATES, error, refuse, work
 
@@ -95,12 +96,13 @@ class DataflowServer(ThreadingHTTPServer):
 
     def create(self, description: dict[str, Any], project: str, region: str) -> dict[str, Any]:
         """A new job, made of what was sent."""
-        if self.work:
-            self.work(description)
+        states, error = self.states, self.error
+        if self.work and (failed := self.work(description)):
+            states, error = ("JOB_STATE_FAILED",), failed
         with self.lock:
             name = f"2026-01-02_03_04_05-{len(self.by_id) + 1:019d}"
             made = {**description, "id": name, "projectId": project, "location": region, "createTime": TIME}
-            self.by_id[name] = _Job(made, self.states, self.error)
+            self.by_id[name] = _Job(made, states, error)
         return made
 
     def handle_error(self, *_: object) -> None:

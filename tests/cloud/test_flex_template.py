@@ -157,7 +157,7 @@ def plain(launch: Launch) -> Launched:
 
 def test_a_launch_writes_the_graph_and_comes_to_an_end(plain: Launched) -> None:
     assert plain.status == 0, plain.err
-    assert plain.out == "the job's graph is written; the job that is launched from it writes gs://bkt/plain\n"
+    assert plain.out == "gs://bkt/plain is complete once it has _SUCCESS; maskbeam verify reads it then\n"
     assert "Traceback" not in plain.err
     assert plain.job["name"] == "demo"
 
