@@ -68,4 +68,4 @@ def launch(arguments: Sequence[str]) -> int:
     image = os.environ.get(IMAGE_VARIABLE)
     named = any(argument.partition("=")[0] == "--sdk_container_image" for argument in arguments)
     workers = [f"--sdk_container_image={image}"] if image and not named else []
-    return main(["run", "--no_save_main_session", *workers, *arguments])
+    return main(["run", *workers, *arguments])
