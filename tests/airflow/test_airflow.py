@@ -7,11 +7,17 @@ it runs the job with the very parameters that were posted, on a real emulator of
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
+import socket
+import sqlite3
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -67,6 +73,11 @@ class Airflow:
         log = self.call(str(self.python), str(HERE / "run_dags.py"), str(answer), *arguments, **environment)
         return Ran(json.loads(answer.read_text()), log)
 
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """What the database answers."""
+        with contextlib.closing(sqlite3.connect(self.home / "airflow.db", timeout=60)) as database:
+            return database.execute(sql).fetchall()
+
 
 @pytest.fixture(scope="session")
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Airflow:
@@ -98,6 +109,7 @@ class Local(NamedTuple):
     """The local DAG on the demo's data: where its data sets go, and how it is run."""
 
     folder: Path
+    environment: dict[str, str]
     run: Callable[..., Ran]
 
 
@@ -106,14 +118,15 @@ def local(airflow: Airflow, demo_data: Data, tmp_path: Path) -> Local:
     folder = tmp_path / "datasets"
     variable = {"annotations": str(demo_data.annotations), "images": str(demo_data.images), "output": str(folder)}
 
-    def run(*runs: dict[str, Any], python: str | None = None) -> Ran:
-        environment = {
-            "AIRFLOW_VAR_MASKBEAM_LOCAL": json.dumps({**variable, "options": OPTIONS}),
-            "MASKBEAM_PYTHON": python or python_with_maskbeam(),
-        }
-        return airflow.run("maskbeam_local", json.dumps(runs), **environment)
+    environment = {
+        "AIRFLOW_VAR_MASKBEAM_LOCAL": json.dumps({**variable, "options": OPTIONS}),
+        "MASKBEAM_PYTHON": python_with_maskbeam(),
+    }
 
-    return Local(folder, run)
+    def run(*runs: dict[str, Any], **changed: str) -> Ran:
+        return airflow.run("maskbeam_local", json.dumps(runs), **{**environment, **changed})
+
+    return Local(folder, environment, run)
 
 
 @pytest.fixture(scope="session")
@@ -153,6 +166,93 @@ def check_ledger(output: Path, data: Data, tf: Any) -> None:
     assert min(len(records), instances, rejects.count("image"), rejects.count("annotation")) > 0
 
 
+class Killer(threading.Thread):
+    """Kills the local job that writes to `output` once its first shard is there; then `killed` is set."""
+
+    def __init__(self, output: Path) -> None:
+        super().__init__(daemon=True)
+        self.output, self.killed = output, threading.Event()
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        argument, job = f"--output={self.output}".encode(), None
+        while not self.over.wait(0.002):
+            job = job or next((pid for pid in pids() if argument in command_of(pid)), None)
+            if job and any(self.output.glob("*.tfrecord")):
+                os.kill(job, signal.SIGKILL)
+                if not (self.output / "_SUCCESS").exists():
+                    self.killed.set()
+                return
+
+
+def pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def command_of(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:  # it is gone
+        return []
+
+
+def test_a_backfill_under_the_scheduler_gives_the_same_bytes_for_each_date_even_if_a_job_is_killed(
+    airflow: Airflow, local: Local, direct: Output
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    seen = {
+        **local.environment,
+        "AIRFLOW__API__PORT": port,
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__API_AUTH__JWT_SECRET": "of these tests, and long enough for its algorithm's taste: sixty-four bytes",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://localhost:{port}/execution/",
+        "AIRFLOW__CORE__PARALLELISM": "2",
+        "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",  # of themselves, no runs
+    }
+    names = ["20260101T000000", "20260102T000000", "20260103T000000"]
+    airflow.call("airflow", "dags", "reserialize", **seen)
+    airflow.call("airflow", "dags", "unpause", "maskbeam_local", **seen)
+    killer = Killer(local.folder / names[0])
+    killer.start()
+    log = airflow.home / "scheduler.log"
+    with log.open("wb") as file:
+        services = [
+            subprocess.Popen(
+                ["airflow", *command], env={**airflow.environment, **seen}, stdout=file, stderr=file, start_new_session=True
+            )
+            for command in (["api-server"], ["scheduler", "--skip-serve-logs"])
+        ]
+        try:
+            dates = ["--from-date", "2026-01-01", "--to-date", "2026-01-03"]
+            airflow.call("airflow", "backfill", "create", "--dag-id", "maskbeam_local", "--max-active-runs", "1", *dates, **seen)
+            wait_for_backfill(airflow, services)
+        finally:
+            killer.over.set()
+            for service in services:
+                os.killpg(service.pid, signal.SIGTERM)
+            for service in services:
+                service.wait(60)
+    runs = airflow.query("SELECT state FROM dag_run WHERE run_type = 'backfill'")
+    assert runs == [("success",)] * 3, log.read_text()
+    assert killer.killed.is_set()
+    tasks = "task_instance JOIN dag_run USING (dag_id, run_id) WHERE run_type = 'backfill' AND task_id = 'run_here'"
+    assert airflow.query(f"SELECT try_number FROM {tasks} ORDER BY logical_date") == [(2,), (1,), (1,)]
+    assert sorted(path.name for path in local.folder.iterdir()) == names
+    for name in names:
+        assert digests(local.folder / name) == digests(direct.folder)
+
+
+def wait_for_backfill(airflow: Airflow, services: list[subprocess.Popen[bytes]]) -> None:
+    """Until none of its runs is queued or running any more."""
+    deadline = time.monotonic() + 600
+    while airflow.query("SELECT 1 FROM dag_run WHERE run_type = 'backfill' AND state IN ('queued', 'running')"):
+        assert all(service.poll() is None for service in services), (airflow.home / "scheduler.log").read_text()
+        assert time.monotonic() < deadline, (airflow.home / "scheduler.log").read_text()
+        time.sleep(0.5)
+
+
 # ------------------------------------------------------------------------------------------------------- the check
 
 DOES_NOTHING = """\
@@ -190,7 +290,7 @@ def test_downstream_tasks_wait_for_a_data_set_that_is_good_enough(local: Local, 
     (local.folder / f"202601{len(cases):02d}T000000" / "_SUCCESS").unlink()
 
     runs = [{"logical_date": f"2026-01-{day:02d}T00:00:00+00:00", "conf": conf} for day, (conf, _) in enumerate(cases, 1)]
-    ran, log = local.run(*runs, python=str(python))
+    ran, log = local.run(*runs, MASKBEAM_PYTHON=str(python))
     for one, (conf, message) in zip(ran, cases, strict=True):
         assert one["tasks"]["run_here"] == ["success", 1]
         if message is None:
@@ -259,6 +359,7 @@ def flex(airflow: Airflow, demo_data: Data) -> Iterator[Flex]:
                 STORAGE_EMULATOR_HOST=storage.endpoint,
                 AIRFLOW_VAR_MASKBEAM_FLEX=json.dumps(variable),
                 AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT=json.dumps(ANONYMOUS),
+                GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT="false",  # it would ask Google itself what kind of bucket this is
             )
 
         yield Flex(storage, dataflow, run, jobs)
