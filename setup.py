@@ -11,6 +11,8 @@ if VERSION is None:
     raise RuntimeError("beam_pipeline/__init__.py has no __version__")
 
 TENSORFLOW = "tensorflow>=2.18"  # only `verify` and the tests import it; workers do without its 600 MB
+AWS = ["boto3>=1.36"]  # the first that checks what it sends and gets
+AZURE = ["azure-identity>=1.12", "azure-storage-blob>=12.20"]
 
 setup(
     name="maskbeam",
@@ -33,12 +35,19 @@ setup(
     ],
     extras_require={
         "verify": [TENSORFLOW],
+        "aws": AWS,
+        "azure": AZURE,
         "dev": [
             TENSORFLOW,
+            *AWS,
+            *AZURE,
             "build>=1.2",
             "dockerfile-parse>=2.0",
+            "flask>=3.0",  # with flask-cors, what moto's server needs for S3; its extra [server] brings forty packages
+            "flask-cors>=5.0",
             "gcp-storage-emulator>=2026.7",
             "hypothesis>=6.100",
+            "moto[s3]>=5.1",
             "mypy>=1.15",
             "pytest>=8.0",
             "pytest-xdist>=3.5",

@@ -18,6 +18,10 @@ from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability.api import beam_provision_api_pb2
+from apache_beam.runners.job.utils import dict_to_struct
+from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo, FnApiRunner
+from apache_beam.runners.runner import PipelineRunner
 
 from beam_pipeline import dataflow
 from beam_pipeline.dataset_files import MANIFEST, REJECTS, SUCCESS
@@ -124,7 +128,7 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome | None:
             until_done.enter_context(watch_progress(terminal))
         check_inputs(options)
         try:
-            pipeline = beam.Pipeline(options=pipeline_options)
+            pipeline = beam.Pipeline(_runner(runner, pipeline_options), pipeline_options)
         except ValueError as error:  # Beam's own checks of its options
             raise InputError(str(error).splitlines()[-1]) from error
         try:
@@ -149,6 +153,15 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome | None:
         raise RuntimeError(f"the runner says that it is done, but {options.output} has no {SUCCESS}")
     manifest: dict[str, Any] = json.loads(storage.read_bytes(storage.join(options.output, MANIFEST)))
     return Outcome(manifest, _counted(result, SHARDS_REUSED))
+
+
+def _runner(name: str, options: PipelineOptions) -> PipelineRunner | str:
+    """The runner of a name. Beam's own, on this machine, would tell workers in processes of their own nothing of the options."""
+    if name != LOCAL_RUNNER:
+        return name
+    given = options.get_all_options(drop_default=True).items()
+    told = dict_to_struct({key: str(value) if type(value) is int else value for key, value in given})
+    return FnApiRunner(provision_info=ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=told)))
 
 
 def _counted(result: Any, name: str) -> int:

@@ -20,8 +20,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -47,8 +45,9 @@ IMPATIENT: dict[str, object] = {
     "CHECK_TIMEOUT": (2.0, 0.6),
     "CHECK_PATIENCE": 5.0,
 }
-_STATUS = {"unavailable": (503, b"backendError"), "too_many": (429, b"rateLimitExceeded"), "forbidden": (403, b"forbidden")}
+_STATUS = {"unavailable": (503, "backendError"), "too_many": (429, "rateLimitExceeded"), "forbidden": (403, "forbidden")}
 _DATA = re.compile(r"[?&]alt=media|^/download/")
+_ERROR = "application/json", '{{"error": {{"code": {status}, "message": "{reason}, says the test"}}}}'
 _UPLOAD_ID = re.compile(r"upload_id=([^&]+)")
 _VARYING = re.compile(r"[0-9a-f]{32}|upload_id=[^&]+")  # temporary names, upload sessions
 
@@ -75,13 +74,15 @@ class Plan:
         return None
 
 
-class _Proxy(ThreadingHTTPServer):
+class FaultProxy(ThreadingHTTPServer):
+    """Before a server on this machine. `data` finds paths of objects' content; `error` is a media type and a body for faults."""
+
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, upstream: int) -> None:
+    def __init__(self, upstream: int, data: re.Pattern[str] = _DATA, error: tuple[str, str] = _ERROR) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.upstream = upstream
+        self.upstream, self.data, self.error = upstream, data, error
         self.lock = threading.Lock()
         self.plan = Plan()
         self.stopping = threading.Event()
@@ -104,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = -1  # an answer in one piece; in two, each would wait for the other end's acknowledgement
-    server: _Proxy
+    server: FaultProxy
 
     def log_message(self, *_: object) -> None:
         pass
@@ -122,17 +123,18 @@ class _Handler(BaseHTTPRequestHandler):
             early = sum(proxy.requests.values()) < proxy.plan.spared
             times = proxy.asked[line]
             fault = None if early else proxy.plan.fault(line, times)
-            if fault == "corrupt" and not (self.command == "GET" and _DATA.search(self.path)):
+            data = bool(proxy.data.search(self.path))
+            if fault == "corrupt" and not (self.command == "GET" and data):
                 fault = None
             proxy.asked[line] += 1
-            proxy.requests[f"{self.command} {'data' if _DATA.search(self.path) else self.path.split('/')[1]}"] += 1
+            proxy.requests[f"{self.command} {'data' if data else self.path.split('/')[1]}"] += 1
         if proxy.plan.latency_ms:
             time.sleep(proxy.plan.latency_ms / 1000)
         if fault in _STATUS:
             self._count(fault)
             status, reason = _STATUS[fault]
-            answer = b'{"error": {"code": %d, "message": "%s, says the test"}}' % (status, reason)
-            self._answer(status, {"Content-Type": "application/json"}, answer)
+            kind, text = proxy.error
+            self._answer(status, {"Content-Type": kind}, text.format(status=status, reason=reason).encode())
         elif fault == "refused":
             self._count(fault)
             self._hang_up()
@@ -155,7 +157,12 @@ class _Handler(BaseHTTPRequestHandler):
             with self.server.lock:
                 self.server.faults[fault] += 1
 
-    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _serve  # noqa: N815
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = _serve  # noqa: N815
+
+    def handle_expect_100(self) -> bool:
+        carries_on = super().handle_expect_100()
+        self.wfile.flush()
+        return carries_on
 
     def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         upload = _UPLOAD_ID.search(self.path)
@@ -168,7 +175,13 @@ class _Handler(BaseHTTPRequestHandler):
             headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
             upstream.request(self.command, self.path, body, headers)
             response = upstream.getresponse()
-            dropped = ("connection", "content-length", "server", "date", "transfer-encoding")
+            dropped = (
+                "connection",
+                "server",
+                "date",
+                "transfer-encoding",
+                *(["content-length"] if self.command != "HEAD" else []),
+            )
             kept = {name: value for name, value in response.getheaders() if name.lower() not in dropped}
             answer = response.status, kept, response.read()
             upstream.close()
@@ -180,7 +193,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        if self.command != "HEAD":
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[:cut])
         if cut is not None:
@@ -192,10 +206,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.shutdown(socket.SHUT_RDWR)
 
 
-class StorageServer:
-    """The emulator and the proxy before it."""
+class FaultyServer:
+    """A server behind a proxy: what is to go wrong, and what was asked."""
 
-    def __init__(self, proxy: _Proxy) -> None:
+    def __init__(self, proxy: FaultProxy) -> None:
         self._proxy = proxy
         self.endpoint = f"http://127.0.0.1:{proxy.server_port}"
 
@@ -230,6 +244,10 @@ class StorageServer:
     def change_bodies(self, change: Callable[[bytes], bytes] = bytes) -> None:
         """What is to become of the bodies of requests before the server has them."""
         self._proxy.on_the_way = change
+
+
+class StorageServer(FaultyServer):
+    """The emulator and the proxy before it."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -286,38 +304,51 @@ def published(files: Mapping[str, bytes], annotations: str, images: str) -> dict
 
 
 @contextmanager
+def serving(proxy: FaultProxy) -> Iterator[FaultProxy]:
+    """A proxy at work, in a thread."""
+    thread = threading.Thread(target=proxy.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        proxy.stopping.set()
+        proxy.shutdown()
+        proxy.server_close()
+        thread.join()
+
+
+@contextmanager
 def storage_server() -> Iterator[StorageServer]:
     """Starts both; they end with the block, and what they keep with them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--quiet", "--host=127.0.0.1", f"--port={port}"]
     command += ["--in-memory", f"--default-bucket={BUCKET}"]
     emulator = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _wait_for(f"http://127.0.0.1:{port}/", emulator)
-        proxy = _Proxy(port)
-        thread = threading.Thread(target=proxy.serve_forever, daemon=True)
-        thread.start()
-        try:
+        wait_for(port, emulator)
+        with serving(FaultProxy(port)) as proxy:
             yield StorageServer(proxy)
-        finally:
-            proxy.stopping.set()
-            proxy.shutdown()
-            proxy.server_close()
-            thread.join()
     finally:
         emulator.terminate()
         emulator.wait(10)
 
 
-def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(100):
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Returns when somebody listens at a port; raises `RuntimeError` if the process ends, or takes over a minute."""
+    for _ in range(600):
         try:
-            urllib.request.urlopen(url, timeout=5).close()
+            socket.create_connection(("127.0.0.1", port), 5).close()
             return
-        except (urllib.error.URLError, OSError):
+        except OSError:
             if process.poll() is not None:
                 break
             time.sleep(0.1)
-    raise RuntimeError("gcp-storage-emulator did not start")
+    raise RuntimeError(f"{process.args} did not start")

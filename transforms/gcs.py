@@ -30,7 +30,7 @@ from google.cloud.storage import Blob, Client
 from google.cloud.storage.retry import DEFAULT_RETRY
 from google.resumable_media import DataCorruption, InvalidResponse
 
-from transforms.ahead import Take, take_at_once
+from transforms.ahead import Take, take_at_once, write_behind
 from transforms.records import InputError
 
 SCHEME = "gs://"
@@ -293,8 +293,8 @@ def open_write(path: str) -> Iterator[IO[bytes]]:
             retry=_retry(PATIENCE),
             timeout=TIMEOUT,
         )
-        with file:
-            yield file
+        with file, write_behind(file, WRITE_BYTES) as behind:
+            yield behind
 
 
 def write_bytes(path: str, data: bytes) -> None:

@@ -1,6 +1,6 @@
 """Reading and writing, so that a folder and a bucket are the same to every step.
 
-What is on `gs://` goes through `transforms.gcs`, everything else through Beam's filesystems.
+What is on `gs://`, `s3://` and `azfs://` goes through `transforms.gcs`, `s3` and `azure`, all else through Beam's filesystems.
 """
 
 from __future__ import annotations
@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import IO, NamedTuple, TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
+from typing import IO, NamedTuple, Protocol, TypeVar
 
 import google_crc32c
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from transforms import gcs
-from transforms.ahead import Take, take_at_once, write_behind
+from transforms.ahead import Take, take_at_once
 from transforms.records import InputError
 
 Result = TypeVar("Result")
@@ -34,8 +35,53 @@ def is_local(path: str) -> bool:
     return FileSystems.get_scheme(path) is None
 
 
-def _on_gcs(path: str) -> bool:
-    return path.startswith(gcs.SCHEME)
+class Store(Protocol):
+    """What buckets of any kind do; listings are pairs of path and size, not sorted. See the functions of this module."""
+
+    def check(self, path: str, only_read: bool = False) -> bool: ...
+    def read_bytes(self, path: str, take: Take = take_at_once) -> bytes: ...
+    def read_range(self, path: str, offset: int, length: int, crc32c: int) -> bytes: ...
+    def open_read(self, path: str) -> IO[bytes]: ...
+    def open_write(self, path: str) -> AbstractContextManager[IO[bytes]]: ...
+    def write_bytes(self, path: str, data: bytes) -> None: ...
+    def move(self, source: str, target: str) -> None: ...
+    def delete(self, paths: list[str]) -> None: ...
+    def match(self, pattern: str) -> Iterator[tuple[str, int]]: ...
+    def list_folder(self, folder: str) -> Iterator[tuple[str, int]]: ...
+    def exists(self, path: str) -> bool: ...
+    def size_and_crc32c(self, path: str) -> tuple[int, int]: ...
+
+
+EXTRAS = {"s3": "aws", "azfs": "azure"}
+"""By scheme, the extra of ours that has what it needs."""
+
+
+@lru_cache
+def _store(scheme: str | None) -> Store | None:
+    if scheme == "gs":
+        return gcs
+    if scheme == "s3":
+        from transforms.s3 import S3
+
+        return S3()
+    if scheme == "azfs":
+        from transforms.azure import Azure
+
+        return Azure()
+    return None
+
+
+def _store_of(path: str) -> Store | None:
+    """The store that a path is in; None for this machine's file system, and for others that are left to Beam.
+
+    Raises `InputError` where what it needs is not installed.
+    """
+    scheme = FileSystems.get_scheme(path)
+    try:
+        return _store(scheme)
+    except ModuleNotFoundError as error:
+        install = f"pip install 'maskbeam[{EXTRAS[str(scheme)]}]'"
+        raise InputError(f"{path}: what reads and writes {scheme}:// is not installed: {install}") from error
 
 
 def join(folder: str, *names: str) -> str:
@@ -45,17 +91,17 @@ def join(folder: str, *names: str) -> str:
 
 def open_read(path: str) -> IO[bytes]:
     """A binary, seekable file, its bytes as they are stored."""
-    if _on_gcs(path):
-        return gcs.open_read(path)
+    if store := _store_of(path):
+        return store.open_read(path)
     return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)  # type: ignore[no-any-return]
 
 
 @contextmanager
 def open_write(path: str) -> Iterator[IO[bytes]]:
     """A new file. It may be there, in part, before the block ends: write under a temporary name, then `move`."""
-    if _on_gcs(path):
-        with gcs.open_write(path) as file, write_behind(file, gcs.WRITE_BYTES) as behind:
-            yield behind
+    if store := _store_of(path):
+        with store.open_write(path) as file:
+            yield file
         return
     if is_local(path):
         with open(path, "wb") as local:  # Beam would make the folder, if it has been taken away from a job
@@ -68,8 +114,8 @@ def open_write(path: str) -> Iterator[IO[bytes]]:
 
 def write_bytes(path: str, data: bytes) -> None:
     """Writes a whole file."""
-    if _on_gcs(path):
-        gcs.write_bytes(path, data)
+    if store := _store_of(path):
+        store.write_bytes(path, data)
         return
     with open_write(path) as file:
         file.write(data)
@@ -77,8 +123,8 @@ def write_bytes(path: str, data: bytes) -> None:
 
 def read_bytes(path: str, take: Take = take_at_once) -> bytes:
     """Reads a whole file, as `take` has room for it; `is_missing` says of what this raises whether there is none."""
-    if _on_gcs(path):
-        return gcs.read_bytes(path, take)
+    if store := _store_of(path):
+        return store.read_bytes(path, take)
     if is_local(path):
         take(os.stat(path).st_size)
     with open_read(path) as file:
@@ -87,8 +133,8 @@ def read_bytes(path: str, take: Take = take_at_once) -> bytes:
 
 def read_range(path: str, offset: int, length: int, crc32c: int) -> bytes:
     """Some bytes of a file. Raises `InputError` where they are no longer those that have the CRC32C."""
-    if _on_gcs(path):
-        return gcs.read_range(path, offset, length, crc32c)
+    if store := _store_of(path):
+        return store.read_range(path, offset, length, crc32c)
     with open_read(path) as file:
         file.seek(offset)
         data = file.read(length)
@@ -126,8 +172,8 @@ def match(pattern: str) -> list[StoredFile]:
     """The files that a glob pattern matches, sorted by path; or the one that is named just like it, brackets and all."""
     if quoted(pattern) != pattern and exists(pattern):
         pattern = quoted(pattern)
-    if _on_gcs(pattern):
-        return sorted(StoredFile(*file) for file in gcs.match(pattern))
+    if store := _store_of(pattern):
+        return sorted(StoredFile(*file) for file in store.match(pattern))
     here = "" if "/" in pattern or "\\" in pattern else "./"  # Beam finds nothing for a pattern without a folder
     found = FileSystems.match([here + pattern])[0].metadata_list
     return sorted(StoredFile(file.path.removeprefix(here), file.size_in_bytes) for file in found)
@@ -140,9 +186,9 @@ def name_of(path: str) -> str:
 
 def list_folder(folder: str) -> list[StoredFile]:
     """The files directly in a folder; none where there is no such folder. Folders are not listed."""
-    if _on_gcs(folder):
+    if store := _store_of(folder):
         try:
-            return sorted(StoredFile(*file) for file in gcs.list_folder(folder))
+            return sorted(StoredFile(*file) for file in store.list_folder(folder))
         except FileNotFoundError:
             return []
     try:
@@ -163,23 +209,23 @@ def list_below(folder: str) -> list[StoredFile]:
 
 def exists(path: str) -> bool:
     """Whether there is such a file."""
-    if _on_gcs(path):
-        return gcs.exists(path)
+    if store := _store_of(path):
+        return store.exists(path)
     return bool(FileSystems.exists(path))
 
 
 def move(source: str, target: str) -> None:
     """Gives a file its final name, replacing what has it."""
-    if _on_gcs(source):
-        gcs.move(source, target)
+    if store := _store_of(source):
+        store.move(source, target)
     else:
         FileSystems.rename([source], [target])
 
 
 def size_and_crc32c(path: str) -> tuple[int, int]:
-    """The size of a file in bytes and its CRC32C, as it is stored; a bucket knows them without the file being read."""
-    if _on_gcs(path):
-        return gcs.size_and_crc32c(path)
+    """The size of a file in bytes and its CRC32C, as it is stored; Google's buckets know them without the file being read."""
+    if store := _store_of(path):
+        return store.size_and_crc32c(path)
     size, crc32c = 0, 0
     with open_read(path) as file:
         while piece := file.read(1 << 20):
@@ -197,12 +243,13 @@ def check(path: str, only_read: bool = False) -> bool:
 
     Of other storage nothing is asked.
     """
-    return gcs.check(path, only_read) if _on_gcs(path) else True
+    store = _store_of(path)
+    return store.check(path, only_read) if store else True
 
 
 def make_folder(folder: str) -> None:
     """Makes sure of a folder where the filesystem has any."""
-    if not _on_gcs(folder) and not exists(folder):
+    if not _store_of(folder) and not exists(folder):
         try:
             FileSystems.mkdirs(folder)
         except OSError:
@@ -212,7 +259,8 @@ def make_folder(folder: str) -> None:
 
 def delete(paths: list[str]) -> None:
     """Deletes files that are there, and nothing else, whatever characters their names have."""
-    if paths and _on_gcs(paths[0]):
-        gcs.delete(paths)
+    store = _store_of(paths[0]) if paths else None
+    if store:
+        store.delete(paths)
     elif paths:
         FileSystems.delete([quoted(path) for path in paths])
