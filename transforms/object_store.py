@@ -186,7 +186,7 @@ class ObjectStore(ABC):
 
     def open_read(self, path: str) -> IO[bytes]:
         """A seekable file, whose content is that of one moment."""
-        return io.BufferedReader(DownloaderStream(_Ranges(self, path)), READ_BYTES)
+        return io.BufferedReader(DownloaderStream(_Ranges(self, path), READ_BYTES), READ_BYTES)
 
     @contextmanager
     def open_write(self, path: str) -> Iterator[IO[bytes]]:

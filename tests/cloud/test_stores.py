@@ -86,15 +86,17 @@ def test_what_is_written_is_read_found_moved_and_deleted(folder: str, name: str)
 
 
 @pytest.mark.parametrize("size", [0, 1, object_store.MEMORY_BYTES + 1])
-def test_files_of_any_size_go_there_and_back(folder: str, size: int) -> None:
+def test_files_of_any_size_go_there_and_back(server: StoreServer, folder: str, size: int) -> None:
     path, content = f"{folder}/file", (BLOB * (size // len(BLOB) + 1))[:size]
     with storage.open_write(path) as file:
         for start in range(0, size, 1_000_003):
             file.write(content[start : start + 1_000_003])
         assert not storage.exists(path)
+    server.plan()
     with storage.open_read(path) as file:
         assert file.read() == content
-        file.seek(-1, 2) if size else None
+        assert server.requests["GET data"] == -(-size // object_store.READ_BYTES)
+        file.seek(-1, 2)
         assert file.read() == content[-1:]
     assert storage.read_bytes(path) == content
     assert storage.size_and_crc32c(path) == (len(content), google_crc32c.value(content))
