@@ -118,14 +118,17 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome | None:
     local = runner in LOCAL_RUNNERS
     if options.verbose:
         logging.basicConfig(level=logging.INFO)
+    else:  # it says after the summary that it stops the engine
+        logging.getLogger("apache_beam.utils.subprocess_server").setLevel(logging.ERROR)
     FileSystems.set_options(PipelineOptions(flags))  # whose credentials are to be used
     with ExitStack() as until_done:
-        terminal = until_done.enter_context(quiet(options.verbose or not (local or on_dataflow)))
+        terminal = until_done.enter_context(quiet(options.verbose))
         if on_dataflow:
             pipeline_options = until_done.enter_context(dataflow.prepared(options, flags))
         else:
             pipeline_options = PipelineOptions([*flags, f"--runner={runner}"])
-            until_done.enter_context(watch_progress(terminal))
+            idle = "reading annotations" if local else f"the job runs on {runner.removesuffix('Runner')}"
+            until_done.enter_context(watch_progress(terminal, idle))
         check_inputs(options)
         try:
             pipeline = beam.Pipeline(_runner(runner, pipeline_options), pipeline_options)

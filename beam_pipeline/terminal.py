@@ -59,10 +59,10 @@ def quiet(verbose: bool = False) -> Iterator[Terminal]:
             terminal.file.close()
 
 
-def progress_line(read: int, done: int, seconds: float) -> str:
-    """One line on how far a job has come, `seconds` after the first image was written."""
+def progress_line(read: int, done: int, seconds: float, idle: str = "reading annotations") -> str:
+    """One line on how far a job has come, `seconds` after the first image was written; `idle` before the first was read."""
     if not read:
-        return "reading annotations"
+        return idle
     if not done or seconds < 1:
         return f"{done:,} of {read:,} images"
     rate = done / seconds
@@ -98,8 +98,8 @@ def showing(terminal: Terminal, line: Callable[[], str], first: float, then: flo
 
 
 @contextmanager
-def watch_progress(terminal: Terminal) -> Iterator[None]:
-    """Shows how many images the workers on this machine have read of and written."""
+def watch_progress(terminal: Terminal, idle: str) -> Iterator[None]:
+    """Shows how many images the workers on this machine have read of and written; `idle` where they tell of none."""
     began: float | None = None
 
     with tempfile.TemporaryDirectory(prefix="maskbeam-") as folder:
@@ -110,7 +110,7 @@ def watch_progress(terminal: Terminal) -> Iterator[None]:
             if done and began is None:
                 began = time.monotonic()
             seconds = time.monotonic() - began if began else 0.0
-            return progress_line(progress.read(folder, progress.IMAGES_READ), done, seconds)
+            return progress_line(progress.read(folder, progress.IMAGES_READ), done, seconds, idle)
 
         os.environ[progress.FOLDER_VARIABLE] = folder
         try:

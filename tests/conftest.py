@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,6 +63,19 @@ def run_demo(demo_data: Data, tmp_path_factory: pytest.TempPathFactory) -> Calla
 def demo_output(run_demo: Callable[..., Output]) -> Output:
     """The demo's records, with the default options but two shards a split."""
     return run_demo(splits="train=0.7,val=0.3", num_shards="2")
+
+
+def whole_tinycoco(root: Path, folder: Path) -> Data:
+    """Both halves of tinycoco as one annotation file."""
+    parts = {split: json.loads((root / f"annotations/instances_{split}.json").read_text()) for split in ("train2017", "val2017")}
+    whole = {
+        "images": [dict(i, file_name=f"{split}/{i['file_name']}") for split, part in parts.items() for i in part["images"]],
+        "annotations": [one for part in parts.values() for one in part["annotations"]],
+        "categories": parts["train2017"]["categories"],
+    }
+    file = folder / "tinycoco.json"
+    file.write_text(json.dumps(whole))
+    return Data(file, root / "images")
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from conftest import REAL_DATA, Data
+from conftest import REAL_DATA, Data, whole_tinycoco
 from environments import TRAINERS, NoPythonError, python_of
 from pycocotools.coco import COCO
 
@@ -83,19 +83,6 @@ def without_faults(file: Path) -> dict[str, Any]:
         and not (isinstance(one["segmentation"], list) and any(len(ring) % 2 for ring in one["segmentation"]))
     ]
     return truth
-
-
-def whole_tinycoco(root: Path, folder: Path) -> Data:
-    """Both halves of tinycoco as one annotation file."""
-    parts = {split: json.loads((root / f"annotations/instances_{split}.json").read_text()) for split in ("train2017", "val2017")}
-    whole = {
-        "images": [dict(i, file_name=f"{split}/{i['file_name']}") for split, part in parts.items() for i in part["images"]],
-        "annotations": [one for part in parts.values() for one in part["annotations"]],
-        "categories": parts["train2017"]["categories"],
-    }
-    file = folder / "tinycoco.json"
-    file.write_text(json.dumps(whole))
-    return Data(file, root / "images")
 
 
 def draw_truth(annotations: dict[str, Any], file: Path) -> Path:
