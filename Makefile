@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-cloud test-airflow test-trainers test-fuzz reliability fuzz lint format docs requirements bench bench-scaling clean
+.PHONY: demo test test-cloud test-airflow test-engines test-trainers test-fuzz reliability fuzz lint format docs requirements bench bench-scaling clean
 
 demo: $(VENV)/installed  ## a small data set, made on the spot, through everything
 	$(BIN)/maskbeam demo
@@ -19,6 +19,9 @@ test-cloud: $(VENV)/installed  ## the flex template and Dataflow, against emulat
 
 test-airflow: $(VENV)/installed  ## the DAGs of deploy/airflow in a real Airflow, installed into .environments: three minutes
 	$(BIN)/pytest tests/airflow
+
+test-engines: $(VENV)/installed  ## the same job on Flink, Spark and Prism, fetched into .environments: six minutes, and as much again at first
+	$(BIN)/pytest tests/engines -rs
 
 reliability: $(VENV)/installed  ## kills, full disks, faulty storage, adversarial loads; writes docs/reliability.md
 	$(BIN)/pytest tests/reliability

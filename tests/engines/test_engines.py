@@ -33,7 +33,7 @@ HERE = Path(__file__).resolve().parent
 PARALLEL = {"flink": 2, "spark": 2, "prism": 1}
 """Worker processes; Prism has one for each job, and gives it several bundles at a time."""
 OPTIONS = ("--splits", "train=0.7,val=0.3", "--num_shards", "3")
-RUN_SECONDS = 240
+RUN_SECONDS = 600
 
 
 class Engine(NamedTuple):
