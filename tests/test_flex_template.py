@@ -311,3 +311,11 @@ def test_the_template_is_what_gcloud_makes_of_it(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=CHECKOUT, env=environment(tmp_path), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {**image_spec(IMAGE), "defaultEnvironment": {}}
+
+
+def test_the_commands_of_the_page_are_right() -> None:
+    page = (CHECKOUT / "deploy" / "flex_template.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```\npython3 -m deploy.flex_template (.*?)```", page, re.DOTALL)
+    assert [block.split()[0] for block in blocks] == ["build", "launch"]
+    for block in blocks:
+        assert main([*shlex.split(block.replace("\\\n", "")), "--dry_run"]) == 0
