@@ -37,6 +37,7 @@ from make_data import annotations, make
 from beam_pipeline.options import RunOptions
 from beam_pipeline.pipeline import build
 from beam_pipeline.publish import REJECT_BUCKETS, bucket_reject, clear_output, prepare_output, publish, write_reject_part
+from transforms import gcs
 from transforms.batches import BatchWriter
 from transforms.rasterize import rasterize_image
 from transforms.records import AnnotatedImage, Census, ReasonCode, Reject, pack
@@ -328,7 +329,7 @@ def bucket_table(root: Path) -> str:
             server.plan()  # which counts anew
             flags = ["--annotations", f"{place}/instances.json", "--images", f"{place}/images", "--num_shards", str(shards)]
             before = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
-            done = server.run_maskbeam("run", *flags, "--output", f"gs://{BUCKET}/{name}", timeout=900)
+            done = server.run_maskbeam("run", *flags, "--output", f"gs://{BUCKET}/{name}", timeout=900, TIMEOUT=gcs.TIMEOUT)
             if done.returncode:
                 sys.exit(done.stderr)
             seconds[name] = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - before

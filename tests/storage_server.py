@@ -278,7 +278,7 @@ class StorageServer(FaultyServer):
         names = [blob.name for blob in bucket.list_blobs(prefix=below)]  # their links lead through the proxy
         return {name.removeprefix(below): bucket.blob(name).download_as_bytes() for name in names}
 
-    def run_maskbeam(self, *arguments: str, timeout: float = 180.0, **constants: float) -> subprocess.CompletedProcess[str]:
+    def run_maskbeam(self, *arguments: str, timeout: float = 180.0, **constants: object) -> subprocess.CompletedProcess[str]:
         """`maskbeam …` in a process of its own, with other constants in `transforms.gcs`.
 
         Without, its requests give up after less than a second instead of half a minute.

@@ -17,6 +17,7 @@ from transforms.batches import BatchWriter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import make_data
+import price
 import scaling
 
 IMAGES = 60
@@ -90,3 +91,23 @@ def test_files_are_cut_by_other_workers_than_the_one_that_finds_them():
     _, stages = scaling.FnApiRunner().create_stages(pipeline.to_runner_api())
     names = [{transform.unique_name for transform in stage.transforms} for stage in stages]
     assert [stage for stage in names if "Read/CutBlocks" in stage and "Read/FindFiles" not in stage]
+
+
+def test_the_table_in_the_docs_is_what_the_formulas_give():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "scaling.md").read_text(encoding="utf-8")
+    assert price.table(price.IN_THE_DOCS) in page, "python benchmarks/price.py prints the table anew"
+
+
+def test_a_job_is_priced_by_its_parts():
+    row = price.Job(1e6, image_kb=200).row(prices=price.Prices(1, 0, 0, 0, 0, 1, 0))
+    vcpu_hours = 1e6 * price.Measured().cpu_ms / 3.6e6 / price.BUSY + 100 * price.START_MINUTES / 60
+    assert row["workers, US$"] == f"{vcpu_hours:,.2f}"
+    requests = (
+        1e6 + 4 * price.plan_shards(price.Census(10**6, 7 * 10**6, 307_000 * 10**6), price.Splits(), None, False).shards[0][1]
+    )
+    assert float(row["requests, US$"].replace(",", "")) == pytest.approx(requests / 1e3 + (75 + 7 * 573) / 1e3, abs=0.01)
+
+
+def test_less_is_shuffled_than_three_hundredths_of_what_is_written(tmp_path: Path):
+    make_data.make(tmp_path, 400, scaling.INSTANCES, scaling.WIDTH, scaling.HEIGHT, scattered=True)
+    assert scaling.run(tmp_path, tmp_path / "out", 400).share < 0.03
