@@ -39,8 +39,9 @@ from beam_pipeline.pipeline import build
 from beam_pipeline.publish import REJECT_BUCKETS, bucket_reject, clear_output, prepare_output, publish, write_reject_part
 from transforms import gcs
 from transforms.batches import BatchWriter
+from transforms.columns import pack_images
 from transforms.rasterize import rasterize_image
-from transforms.records import AnnotatedImage, Census, ReasonCode, Reject, pack
+from transforms.records import AnnotatedImage, Census, ReasonCode, Reject
 from transforms.sharding import PackByShard, ShardPlan, in_order
 from transforms.shards import ShardSummary
 from transforms.sources import coco
@@ -368,7 +369,7 @@ def image_lines(root: Path) -> str:
         for number in range(few)
     ]
     drawn = [rasterize_image(image)[0] for image in images]
-    batch = BatchWriter(None).write(pack(drawn))
+    batch = BatchWriter(None).write(pack_images(drawn))
     with measure(traced=True) as memory:
         in_order([batch])
     return (

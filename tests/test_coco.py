@@ -554,7 +554,7 @@ def instance(annotation_id: int, category_id: int = 1, area: float | None = None
 
 
 def batch(*parts: coco_json.Part) -> bytes:
-    return BatchWriter(None).write(pack(list(parts)))
+    return BatchWriter(None).write(coco_json.pack_parts(parts))
 
 
 def met(*parts: coco_json.Part) -> list[AnnotatedImage | Reject]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import apache_beam as beam
@@ -49,9 +50,9 @@ def test_batches_are_nearly_all_that_is_shuffled(data: Path, tmp_path: Path, mon
     batches: list[int] = []
     write = BatchWriter.write
 
-    def counting(self: BatchWriter, data: bytes) -> bytes:
-        batches.append(len(write(self, data)))
-        return write(self, data)
+    def counting(self: BatchWriter, sections: Sequence[bytes]) -> bytes:
+        batches.append(len(write(self, sections)))
+        return write(self, sections)
 
     monkeypatch.setattr(BatchWriter, "write", counting)
     job = scaling.run(data, tmp_path / "out", IMAGES)

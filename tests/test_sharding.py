@@ -22,8 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms import coders
-from transforms.batches import BatchWriter, join_packed
-from transforms.records import AnnotatedImage, Census, Instance, RunLengths, pack
+from transforms.batches import BatchWriter
+from transforms.columns import pack_images, size_of
+from transforms.records import AnnotatedImage, Census, Instance, RunLengths
 from transforms.sharding import (
     AssignShards,
     MergeCensus,
@@ -67,7 +68,7 @@ def image(image_id: int, file_name: str = "", instances: int = 0) -> AnnotatedIm
 
 
 def batch(*images: AnnotatedImage) -> bytes:
-    return BatchWriter(None).write(join_packed([pack(one) for one in images]))
+    return BatchWriter(None).write(pack_images(images))
 
 
 def spread(counts: Iterable[int], expected: float) -> float:
@@ -273,7 +274,8 @@ def test_waiting_images_are_given_on_when_they_grow_too_many() -> None:
     plan = ShardPlan((("train", 2),))
     images = [image(number, instances=3) for number in range(50)]
     pack_by_shard = PackByShard(Splits(), None)
-    with mock.patch.object(PackByShard, "WAITING_BYTES", 20 * len(pack(images[0]))):
+    twenty = 20 * (len(images[0].file_name) + sum(map(size_of, images[0].instances)))
+    with mock.patch.object(PackByShard, "WAITING_BYTES", twenty):
         given_on = [keyed for one in images for keyed in pack_by_shard.process(one, plan)]
     assert len(given_on) == 4
     given_on += [windowed.value for windowed in pack_by_shard.finish_bundle()]

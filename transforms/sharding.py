@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import apache_beam as beam
-import msgspec
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms.batches import BatchWriter, Packer, join_packed, read_elements
-from transforms.records import AnnotatedImage, Census, pack
+from transforms.batches import BatchWriter, Packer, read_batch
+from transforms.columns import pack_images, size_of, unpack_images
+from transforms.records import AnnotatedImage, Census
 
 SHARD_BYTES = 100_000_000  # what tf.data reads well from a bucket
 MIN_IMAGES = 32  # no more shards than this allows, where the images are small
@@ -100,7 +100,6 @@ def order_of(image: AnnotatedImage) -> tuple[int, int]:
 ShardKey = tuple[str, int]
 """Split and index of a shard."""
 ShardBatch = tuple[ShardKey, bytes]
-_images = msgspec.msgpack.Decoder(list[AnnotatedImage])
 
 
 def shard_key(image: AnnotatedImage, plan: ShardPlan, splits: Splits) -> ShardKey:
@@ -111,7 +110,7 @@ def shard_key(image: AnnotatedImage, plan: ShardPlan, splits: Splits) -> ShardKe
 
 def in_order(batches: Iterable[bytes]) -> list[AnnotatedImage]:
     """The images of a shard in the order that they are written in."""
-    return sorted((image for batch in batches for image in read_elements(batch, _images)), key=order_of)
+    return sorted((image for batch in batches for image in unpack_images(read_batch(batch))), key=order_of)
 
 
 class PackByShard(beam.DoFn):  # type: ignore[misc]
@@ -121,10 +120,10 @@ class PackByShard(beam.DoFn):  # type: ignore[misc]
 
     def __init__(self, splits: Splits, spill_folder: str | None) -> None:
         self.splits = splits
-        self.waiting: Packer[ShardKey] = Packer(BatchWriter(spill_folder), join_packed)
+        self.waiting: Packer[ShardKey, AnnotatedImage] = Packer(BatchWriter(spill_folder), pack_images)
 
     def process(self, image: AnnotatedImage, plan: ShardPlan) -> Iterator[ShardBatch]:
-        self.waiting.add(shard_key(image, plan, self.splits), pack(image))
+        self.waiting.add(shard_key(image, plan, self.splits), image, len(image.file_name) + sum(map(size_of, image.instances)))
         if self.waiting.bytes >= self.WAITING_BYTES:
             yield from self.waiting.batches()
 

@@ -10,9 +10,8 @@ of their own, as bare numbers.
 
 from __future__ import annotations
 
-import struct
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ import numpy.typing as npt
 from apache_beam.transforms.window import GlobalWindows
 
 from transforms import counters, events, progress, storage
-from transforms.batches import BatchWriter, Packer, join_packed, read_batch, read_elements
+from transforms.batches import BatchWriter, Packer, read_batch
 from transforms.records import (
     AnnotatedImage,
     Category,
@@ -43,10 +42,13 @@ from transforms.sources.coco_json import (
     CocoDuplicate,
     CocoImage,
     Part,
+    pack_parts,
     parse_annotation,
     parse_categories,
     parse_image,
+    size_of_part,
     split_block,
+    unpack_parts,
 )
 from transforms.sources.json_blocks import cut_blocks
 
@@ -54,8 +56,7 @@ LISTS = frozenset({"images", "annotations", "categories"})
 BUCKET_BYTES = 8 << 20  # of JSON
 ID_SHARE = 32
 """The buckets for ids are so many times fewer: a pair of ids takes that much less than its annotation."""
-_pair = struct.Struct("<qq")  # annotation id, image id
-_parts = msgspec.msgpack.Decoder(list[Part])
+_numbers = msgspec.msgpack.Decoder(list[int])
 
 
 class FileBlock(NamedTuple):
@@ -105,6 +106,20 @@ def bucket_of(number: int, buckets: int) -> Bucket:
     return stable_hash(str(number), "bucket") % buckets, buckets
 
 
+IdPair = tuple[int, int]
+"""An annotation's id and its image's."""
+
+
+def pack_id_pairs(pairs: Sequence[IdPair]) -> list[bytes]:
+    """Pairs as the section of a batch, for `unpack_id_pairs`."""
+    return [pack([number for pair in pairs for number in pair])]
+
+
+def unpack_id_pairs(sections: list[bytes]) -> npt.NDArray[np.int64]:
+    """The pairs, int64 [N, 2]."""
+    return np.array(_numbers.decode(sections[0]), np.int64).reshape(-1, 2)
+
+
 class ParseBlocks(beam.DoFn):  # type: ignore[misc]
     """FileBlock → (bucket, packed parts); and, tagged, (bucket, packed id pairs), rejects, census, categories."""
 
@@ -113,8 +128,8 @@ class ParseBlocks(beam.DoFn):  # type: ignore[misc]
     def __init__(self, max_pixels: int, spill_folder: str | None) -> None:
         self.max_pixels = max_pixels
         self.writer = BatchWriter(spill_folder)
-        self.parts: Packer[Bucket] = Packer(self.writer, join_packed)
-        self.ids: Packer[Bucket] = Packer(self.writer, b"".join)
+        self.parts: Packer[Bucket, Part] = Packer(self.writer, pack_parts)
+        self.ids: Packer[Bucket, IdPair] = Packer(self.writer, pack_id_pairs)
 
     def teardown(self) -> None:
         self.writer.close()
@@ -146,11 +161,11 @@ class ParseBlocks(beam.DoFn):  # type: ignore[misc]
                 if isinstance(part, CocoAnnotation):
                     annotation_id = part.instance.annotation_id
                     id_bucket, _ = bucket_of(annotation_id, max(1, block.buckets // ID_SHARE))
-                    self.ids.add((id_bucket, block.buckets), _pair.pack(annotation_id, part.image_id))
+                    self.ids.add((id_bucket, block.buckets), (annotation_id, part.image_id), 10)
             if isinstance(part, Reject):
                 yield beam.pvalue.TaggedOutput("rejects", part)
             else:
-                self.parts.add(bucket_of(part.image_id, block.buckets), pack(part))
+                self.parts.add(bucket_of(part.image_id, block.buckets), part, size_of_part(part))
         images, annotations = (len(raws), 0) if block.key == "images" else (0, len(raws))
         progress.advance(progress.IMAGES_READ, images)
         counters.counter(counters.IMAGES_READ).inc(images)
@@ -178,10 +193,10 @@ class FindDuplicates(beam.DoFn):  # type: ignore[misc]
     def process(self, group: tuple[Bucket, Iterable[bytes]]) -> Iterator[BucketBatch]:
         (_, buckets), batches = group
         marks: defaultdict[Bucket, list[CocoDuplicate]] = defaultdict(list)
-        for duplicate in find_duplicates([np.frombuffer(read_batch(batch), "<i8").reshape(-1, 2) for batch in batches]):
+        for duplicate in find_duplicates([unpack_id_pairs(read_batch(batch)) for batch in batches]):
             marks[bucket_of(duplicate.image_id, buckets)].append(duplicate)
         for bucket, duplicates in marks.items():
-            yield bucket, self.writer.write(pack(duplicates))
+            yield bucket, self.writer.write(pack_parts(duplicates))
 
 
 def find_duplicates(pairs: list[npt.NDArray[np.int64]]) -> Iterator[CocoDuplicate]:
@@ -202,7 +217,7 @@ def meet(batches: Iterable[bytes], categories: frozenset[int]) -> Iterator[Annot
     instances: defaultdict[int, list[Instance]] = defaultdict(list)
     taken: dict[tuple[int, int], int] = {}
     for batch in batches:
-        for part in read_elements(batch, _parts):
+        for part in unpack_parts(read_batch(batch)):
             if isinstance(part, CocoImage):
                 images[part.image_id].append(part)
             elif isinstance(part, CocoAnnotation):

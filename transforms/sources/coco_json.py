@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from transforms import run_lengths
+from transforms.columns import Sections, pack_instances, size_of, unpack_instances
 from transforms.records import (
     Box,
     Category,
@@ -86,6 +87,40 @@ class CocoDuplicate(msgspec.Struct, frozen=True, array_like=True, tag="duplicate
 
 
 Part = CocoImage | CocoAnnotation | CocoDuplicate
+
+
+class _Parts(msgspec.Struct, array_like=True):
+    """Of annotations, here are only the ids of their images."""
+
+    others: list[CocoImage | CocoDuplicate]
+    image_ids: list[int]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_parts = msgspec.msgpack.Decoder(_Parts)
+
+
+def pack_parts(parts: Sequence[Part]) -> Sections:
+    """Parts as the sections of a batch, for `unpack_parts`."""
+    annotations = [part for part in parts if isinstance(part, CocoAnnotation)]
+    others = [part for part in parts if not isinstance(part, CocoAnnotation)]
+    image_ids = [annotation.image_id for annotation in annotations]
+    return [_encode(_Parts(others, image_ids)), *pack_instances([annotation.instance for annotation in annotations])]
+
+
+def unpack_parts(sections: Sections) -> Iterator[Part]:
+    """The parts, equal to those that were packed; annotations come last."""
+    parts = _parts.decode(sections[0])
+    yield from parts.others
+    yield from map(CocoAnnotation, parts.image_ids, unpack_instances(sections[1:]))
+
+
+def size_of_part(part: Part) -> int:
+    """About how many bytes a part takes, not compressed."""
+    if isinstance(part, CocoAnnotation):
+        return size_of(part.instance)
+    return 20 + (len(part.file_name) if isinstance(part, CocoImage) else 0)
+
 
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 _annotation = msgspec.json.Decoder(_Annotation)
