@@ -31,7 +31,7 @@ DEFAULTS: dict[str, str] = {
     "disk_size_gb": "50",
     "autoscaling_algorithm": "THROUGHPUT_BASED",
     "max_num_workers": "32",
-    "number_of_worker_harness_threads": "4",
+    "number_of_worker_harness_threads": "2",
 }
 """Beam's options that a job of ours has on Dataflow, where the user gives none; by their names in `PipelineOptions`."""
 SHUFFLE = "shuffle_mode=service"

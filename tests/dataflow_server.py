@@ -75,13 +75,15 @@ class DataflowServer(ThreadingHTTPServer):
         error: str | None = None,
         refuse: str | None = None,
         work: Callable[[dict[str, Any]], str | None] | None = None,
+        no_metrics: bool = False,
     ) -> None:
         """What becomes of the jobs that come from now on: their states; the error message of one that fails.
 
         `refuse` is why the service does not take them at all. `work` does what a job describes before it is answered; the job
-        then fails with the message that it gives, if it gives one.
+        then fails with the message that it gives, if it gives one. With `no_metrics` whoever asks for those is refused.
         """
         self.states, self.error, self.refuse, self.work = states or STATES, error, refuse, work
+        self.no_metrics = no_metrics
 
     @property
     def jobs(self) -> list[dict[str, Any]]:
@@ -158,6 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
         with server.lock:
             if one["part"] == "/messages":
                 return 200, {"jobMessages": job.messages()}
+            if one["part"] == "/metrics" and server.no_metrics:
+                return 403, {"error": {"code": 403, "message": "no dataflow.metrics.get", "status": "PERMISSION_DENIED"}}
             if one["part"] == "/metrics":
                 return 200, {"metricTime": TIME, "metrics": []}
             if self.command == "PUT":
