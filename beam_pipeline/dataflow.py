@@ -184,7 +184,12 @@ def run(pipeline: beam.Pipeline, terminal: Terminal) -> Any | None:
         return None
     cancel = f"gcloud dataflow jobs cancel {result.job_id()} --project={cloud.project} --region={cloud.region}"
     interrupts.GOES_ON.append(f"the job goes on; {cancel} ends it")
-    state, message = wait(pipeline.runner, result, terminal)
+    try:
+        state, message = wait(pipeline.runner, result, terminal)
+    except Exception as error:
+        raise RuntimeError(
+            f"Dataflow can't be asked any more how it stands: {one_line(str(error))}; it may go on: {url}"
+        ) from error
     interrupts.GOES_ON.clear()
     if state != "done":
         raise RuntimeError(failure(state, message, url))

@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 STATES = ("JOB_STATE_PENDING", "JOB_STATE_RUNNING", "JOB_STATE_DONE")
+FORBIDDEN = "FORBIDDEN"
+"""In place of a state: whoever asks is refused."""
 TIME = "2026-01-02T03:04:05.678901Z"
 _IN_REGION = r"/v1b3/projects/(?P<project>[^/]+)/locations/(?P<region>[^/]+)"
 _JOBS = re.compile(rf"{_IN_REGION}/jobs")
@@ -166,6 +168,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return 200, {"metricTime": TIME, "metrics": []}
             if self.command == "PUT":
                 job.states = [body["requestedState"]]
+            if job.state() == FORBIDDEN:
+                return 403, {"error": {"code": 403, "message": "no dataflow.jobs.get", "status": "PERMISSION_DENIED"}}
             answer = {**job.description, "currentState": job.state(), "currentStateTime": TIME}
             job.go_on()
             return 200, answer

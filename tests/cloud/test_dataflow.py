@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from apache_beam.portability.api import beam_runner_api_pb2
 from conftest import Data
-from dataflow_server import DataflowServer, dataflow_server
+from dataflow_server import FORBIDDEN, DataflowServer, dataflow_server
 from environments import python_with_maskbeam
 from storage_server import StorageServer, files_below, published, storage_server
 
@@ -287,6 +287,19 @@ def test_a_line_with_id_and_address_after_submission_and_then_how_it_stands(
     assert failed == f"maskbeam: the job failed: out of quota; see {url} (--verbose shows more)"
     assert done.status == 1
     assert done.out == ""
+
+
+def test_a_job_that_can_no_longer_be_watched_is_not_called_dead(
+    submit: Callable[..., Submitted], service: DataflowServer
+) -> None:
+    service.plan("JOB_STATE_RUNNING", "JOB_STATE_RUNNING", FORBIDDEN)
+    done = submit(output="gs://bkt/unwatched")
+    assert done.status == 1
+    assert "Dataflow can't be asked any more how it stands" in done.err
+    assert (
+        f"no dataflow.jobs.get; it may go on: https://console.cloud.google.com/dataflow/jobs/europe-west4/{done.job['id']}"
+        in done.err
+    )
 
 
 def test_a_job_that_the_service_does_not_take(submit: Callable[..., Submitted], service: DataflowServer) -> None:
