@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-cloud test-airflow test-engines test-trainers test-fuzz reliability fuzz lint format docs requirements bench bench-scaling clean
+.PHONY: demo test test-cloud test-airflow test-engines test-trainers test-fuzz reliability fuzz lint format docs requirements bench bench-latency bench-scaling clean
 
 demo: $(VENV)/installed  ## a small data set, made on the spot, through everything
 	$(BIN)/maskbeam demo
@@ -55,6 +55,9 @@ requirements: $(VENV)/installed  ## pins anew what the image for Dataflow has, a
 
 bench: $(VENV)/installed  ## the figures of docs/performance.md; takes some ten minutes
 	$(BIN)/python benchmarks/bench.py --peer "$$($(BIN)/python tests/environments.py object_detection)"
+
+bench-latency: $(VENV)/installed  ## the table of docs/latency.md: a bucket that is 50 ms away, against a folder
+	$(BIN)/python benchmarks/latency.py
 
 bench-scaling: $(VENV)/installed  ## the figures of docs/scaling.md; takes some ten minutes and 16 GB of disk
 	$(BIN)/python benchmarks/scaling.py
