@@ -14,7 +14,7 @@ test: $(VENV)/installed  ## the tests, in under ten minutes
 test-trainers: $(VENV)/installed  ## the trainers themselves, installed into .environments: a quarter of an hour; writes docs/trainers.md
 	$(BIN)/pytest tests/trainers
 
-test-cloud: $(VENV)/installed  ## the flex template and Dataflow, against emulators
+test-cloud: $(VENV)/installed  ## the flex template, Dataflow, S3 and Azure, against emulators
 	$(BIN)/pytest tests/cloud
 
 test-airflow: $(VENV)/installed  ## the DAGs of deploy/airflow in a real Airflow, installed into .environments: three minutes

@@ -29,6 +29,7 @@ FIRST_PAUSE, PAUSE_BASE = 1, 2
 """Seconds before the first retry, and what is to the power of 1, 2, 3, … added before later ones."""
 COPY_SECONDS = 0.2
 """Between two looks at a copy that goes on after the request for it is answered."""
+_NOT_ALLOWED = ("AuthorizationPermissionMismatch", "AuthorizationResourceTypeMismatch", "InsufficientAccountPermissions")
 
 
 def _make_client(options: PipelineOptions, account: str, hurried: bool) -> BlobServiceClient:
@@ -80,7 +81,7 @@ class Azure(ObjectStore):
         status = error.status_code if isinstance(error, HttpResponseError) else None
         if status == 404:
             return FileNotFoundError(errno.ENOENT, f"there is no such blob or container ({said})", path)
-        if getattr(error, "error_code", None) == "AuthorizationPermissionMismatch":
+        if getattr(error, "error_code", None) in _NOT_ALLOWED:
             return PermissionError(errno.EACCES, said, path)
         if status in (401, 403) or isinstance(error, ClientAuthenticationError):
             return object_store.CredentialsError(errno.EACCES, said, path)

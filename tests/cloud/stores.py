@@ -7,6 +7,7 @@ with s3_server() as server:
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,13 +16,21 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 import requests
-from azure.storage.blob import BlobServiceClient, ContainerClient
+from azure.storage.blob import (
+    AccountSasPermissions,
+    BlobServiceClient,
+    ContainerClient,
+    ResourceTypes,
+    Services,
+    generate_account_sas,
+)
 from environments import ROOT
 from storage_server import FaultProxy, FaultyServer, files_below, free_port, serving, wait_for
 
@@ -38,6 +47,8 @@ class StoreServer(FaultyServer, ABC):
 
     root: str
     options: list[str]
+    options_to_read: list[str]
+    """Of who may read objects whose names are known, and nothing else."""
     environment: dict[str, str]
 
     @abstractmethod
@@ -66,7 +77,7 @@ class StoreServer(FaultyServer, ABC):
 
 
 class S3Server(StoreServer):
-    """Moto, which knows one access key, and refuses all others."""
+    """Moto, which knows two access keys, and refuses all others."""
 
     root = f"s3://{BUCKET}"
 
@@ -75,16 +86,14 @@ class S3Server(StoreServer):
         direct = {"endpoint_url": f"http://127.0.0.1:{proxy.upstream}", "region_name": "us-east-1"}
         anybody = {"aws_access_key_id": "anybody", "aws_secret_access_key": "anybody"}
         iam = boto3.client("iam", **direct, **anybody)
-        iam.create_user(UserName="us")
-        policy = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}'
-        iam.put_user_policy(UserName="us", PolicyName="all", PolicyDocument=policy)
-        key = iam.create_access_key(UserName="us")["AccessKey"]
-        self.key, self.secret = key["AccessKeyId"], key["SecretAccessKey"]
+        self.key, self.secret = _user(iam, "us", "s3:*")
+        reader, readers_secret = _user(iam, "reader", "s3:GetObject")
         self.client = boto3.client("s3", **direct, aws_access_key_id=self.key, aws_secret_access_key=self.secret)
         self.client.create_bucket(Bucket=BUCKET)
         requests.post(f"{direct['endpoint_url']}/moto-api/reset-auth", data=b"0", timeout=10).raise_for_status()
-        self.options = [f"--s3_endpoint_url={self.endpoint}", f"--s3_access_key_id={self.key}"]
-        self.options += [f"--s3_secret_access_key={self.secret}", "--s3_region_name=us-east-1"]
+        server = [f"--s3_endpoint_url={self.endpoint}", "--s3_region_name=us-east-1"]
+        self.options = [*server, f"--s3_access_key_id={self.key}", f"--s3_secret_access_key={self.secret}"]
+        self.options_to_read = [*server, f"--s3_access_key_id={reader}", f"--s3_secret_access_key={readers_secret}"]
         self.environment = {"AWS_ENDPOINT_URL": self.endpoint, "AWS_ACCESS_KEY_ID": self.key}
         self.environment |= {"AWS_SECRET_ACCESS_KEY": self.secret, "AWS_REGION": "us-east-1"}
 
@@ -103,6 +112,16 @@ class S3Server(StoreServer):
         return {one["Key"]: one["LastModified"] for one in self._list(prefix)}
 
 
+def _user(iam: Any, name: str, action: str) -> tuple[str, str]:
+    """The key and the secret of a new user who may do this."""
+    iam.create_user(UserName=name)
+    statement = {"Effect": "Allow", "Action": action, "Resource": "*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    iam.put_user_policy(UserName=name, PolicyName=name, PolicyDocument=policy)
+    key = iam.create_access_key(UserName=name)["AccessKey"]
+    return key["AccessKeyId"], key["SecretAccessKey"]
+
+
 class AzureServer(StoreServer):
     """Azurite, with one account."""
 
@@ -115,6 +134,11 @@ class AzureServer(StoreServer):
             connection_string(f"http://127.0.0.1:{proxy.upstream}")
         ).create_container(BUCKET)
         self.options = [f"--azure_connection_string={connection_string(self.endpoint)}"]
+        tomorrow = datetime.now(timezone.utc) + timedelta(days=1)
+        may = ResourceTypes(object=True), AccountSasPermissions(read=True)
+        signature = generate_account_sas(ACCOUNT, SECRET, *may, tomorrow, services=Services(blob=True))
+        to_read = f"BlobEndpoint={self.endpoint}/{ACCOUNT};SharedAccessSignature={signature}"
+        self.options_to_read = [f"--azure_connection_string={to_read}"]
         self.environment = {"AZURE_STORAGE_CONNECTION_STRING": connection_string(self.endpoint)}
 
     def write(self, name: str, data: bytes) -> None:

@@ -159,6 +159,7 @@ def test_reading_takes_one_request_and_one_connection_serves_all(server: StoreSe
 def test_operations_survive_faults(server: StoreServer, folder: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_store, "READ_SECONDS", 0.5)
     monkeypatch.setattr(azure, "FIRST_PAUSE", 0.1)
+    monkeypatch.setattr(azure, "PAUSE_BASE", 1)
     monkeypatch.setattr(FileSystems, "_pipeline_options", PipelineOptions(server.options))  # and so a client of its own
     server.plan({kind: 0.3}, seed=1)
     for number in range(2):
@@ -172,6 +173,16 @@ def test_operations_survive_faults(server: StoreServer, folder: str, kind: str, 
     storage.delete([f"{folder}/0", f"{folder}/1"])
     assert storage.list_folder(folder) == []
     assert server.faults[kind] >= 1
+
+
+def test_what_arrives_corrupt_from_s3_is_read_again(server: StoreServer, folder: str) -> None:
+    if not folder.startswith("s3://"):
+        pytest.skip("Azure gives no checksum that a client could compare by one request")
+    for number in range(5):
+        storage.write_bytes(f"{folder}/{number}", BLOB)
+    server.plan({"corrupt": 0.5}, seed=1)
+    assert all(storage.read_bytes(f"{folder}/{number}") == BLOB for number in range(5))
+    assert 1 <= server.faults["corrupt"] == server.requests["GET data"] - 5
 
 
 # ---------------------------------------------------------------------------------------------------------------- jobs
@@ -346,6 +357,20 @@ def test_access_that_is_denied_is_said_soon(
     assert server.secret not in line
 
 
+def test_images_need_no_permission_to_list_them(
+    server: StoreServer, undisturbed: dict[str, bytes], demo_data: Data, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    here = {"annotations": str(demo_data.annotations), "output": str(tmp_path / "out")}
+    command = [one for one in arguments(server, **here) if one not in server.options] + server.options_to_read
+    assert main(command) == 0
+    assert published(files_below(tmp_path / "out"), here["annotations"], f"{server.root}/in/images") == undisturbed
+    kind = "bucket" if server.root.startswith("s3") else "container"
+    there = [one for one in arguments(server, output=f"{server.root}/out") if one not in server.options]
+    capfd.readouterr()
+    assert main([*there, *server.options_to_read, f"--annotations={demo_data.annotations}"]) == 2
+    assert last_line(capfd).startswith(f"maskbeam: --output {server.root}/out: the {kind} refuses: ")
+
+
 def test_storages_mix(server: StoreServer, undisturbed: dict[str, bytes], demo_data: Data, tmp_path: Path) -> None:
     """Annotations here, images on S3 or Azure, output on Google's; then from there to here."""
     with storage_server() as other, pytest.MonkeyPatch.context() as patch:
@@ -380,6 +405,7 @@ def test_workers_get_access(server: StoreServer, undisturbed: dict[str, bytes], 
 def test_a_job_survives_faults(server: StoreServer, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_store, "READ_SECONDS", 1.0)
     monkeypatch.setattr(azure, "FIRST_PAUSE", 0.1)
+    monkeypatch.setattr(azure, "PAUSE_BASE", 1)
     server.plan(dict.fromkeys(FAULTS, 0.02), seed=2, spared=3)
     assert main([*arguments(server), "--overwrite"]) == 0
     assert server.faults.total() >= 4
