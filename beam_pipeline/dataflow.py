@@ -159,11 +159,6 @@ def prepared(options: RunOptions, flags: Sequence[str]) -> Iterator[PipelineOpti
 # ----------------------------------------------------------------------------------------------------------- the job
 
 
-def console_url(cloud: GoogleCloudOptions, job_id: str) -> str:
-    """Where a browser shows a job."""
-    return f"https://console.cloud.google.com/dataflow/jobs/{cloud.region}/{job_id}?project={cloud.project}"
-
-
 def run(pipeline: beam.Pipeline, terminal: Terminal) -> Any | None:
     """Runs a job to its end, and gives Beam's result; or None where nobody waits for it.
 
