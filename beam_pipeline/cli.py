@@ -169,6 +169,9 @@ def _run(parsed: argparse.Namespace, left: Sequence[str]) -> int:
     return 0
 
 
+_JAVA_FRAME = re.compile(r"\.(java|scala):\d+\)$|^\s*\.\.\. \d+ more$", re.MULTILINE)
+
+
 def explain(error: BaseException) -> tuple[str, int]:
     """One line for the user, and the exit status: 2 where the input is at fault, 1 where the job has failed.
 
@@ -181,8 +184,10 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, InputError) or inner:
         message = inner[-1] if inner else text.split(" [while running", maxsplit=1)[0]
         return message, 2
-    last = [line for line in text.split(" [while running", maxsplit=1)[0].splitlines() if line.strip()]
-    said = last[-1].strip() if last else "without a message"
+    before = text.split(" [while running", maxsplit=1)[0]
+    lines = [line.strip() for line in before.splitlines() if re.search(r"\w", line) and not _JAVA_FRAME.search(line)]
+    java = _JAVA_FRAME.search(text) and "Traceback (most recent call last)" not in text
+    said = lines[0 if java else -1] if lines else "without a message"  # Python says it last, Java first
     kind = "" if type(error) is RuntimeError else f"{type(error).__name__}: "  # which says nothing by itself
     return f"the job failed: {kind}{said} (--verbose shows more)", 1
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Data, Output
 
-from beam_pipeline.cli import main
+from beam_pipeline.cli import explain, main
 
 
 def said_in_one_line(capfd: pytest.CaptureFixture[str]) -> str:
@@ -168,6 +168,43 @@ def test_an_interrupted_job_says_so(
     monkeypatch.setattr(storage, "move", interrupted)
     assert status(run_arguments(demo_data, tmp_path / "out")) == 130
     assert "interrupted" in capfd.readouterr().err
+
+
+ON_FLINK = """Pipeline job-1 failed in state FAILED: java.lang.RuntimeError: Error received from SDK harness: \
+Traceback (most recent call last):
+  File "/transforms/storage.py", line 7, in write_bytes
+{error}
+
+\tat org.apache.beam.runners.fnexecution.control.FnApiControlClient.handle(FnApiControlClient.java:201)
+\t... 1 more
+"""
+BY_SPARK = """java.lang.IllegalStateException: Cannot call methods on a stopped SparkContext.
+This stopped SparkContext was created at:
+
+org.apache.spark.api.java.JavaSparkContext.<init>(JavaSparkContext.scala:58)
+java.base/java.lang.Thread.run(Thread.java:840)
+"""
+BY_PRISM = """<_MultiThreadedRendezvous of RPC that terminated with:
+\tdetails = "Socket closed"
+>"""
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "line"),
+    [
+        (ON_FLINK.format(error="OSError: no space left [while running 'Write']"), 1, "the job failed: OSError: no space left ("),
+        (ON_FLINK.format(error="OSError: no space left"), 1, "the job failed: OSError: no space left ("),
+        (ON_FLINK.format(error="transforms.records.InputError: 7 images"), 2, "7 images"),
+        (BY_SPARK, 1, "the job failed: java.lang.IllegalStateException: Cannot call methods on a stopped SparkContext. ("),
+        (BY_PRISM, 1, 'the job failed: details = "Socket closed" ('),
+        ("", 1, "the job failed: without a message ("),
+    ],
+)
+def test_what_an_engine_hands_on_is_said_in_a_line(text: str, status: int, line: str) -> None:
+    said, found = explain(RuntimeError(text))
+    assert said.startswith(line)
+    assert "\n" not in said
+    assert found == status
 
 
 def test_help_imports_nothing_heavy() -> None:
