@@ -39,15 +39,19 @@ class NotHereError(Exception):
     """An engine can't be had on this machine, and why."""
 
 
+def _need(*tools: str) -> None:
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing:
+        raise NotHereError(f"there is no {' and no '.join(missing)} on this machine")
+
+
 def _fetch(tool: str, arguments: list[str], **variables: str) -> None:
-    if shutil.which(tool) is None:
-        raise NotHereError(f"there is no {tool} to fetch it with")
     try:
         subprocess.run(
             [tool, *arguments], check=True, capture_output=True, text=True, timeout=FETCH_SECONDS, env={**os.environ, **variables}
         )
     except subprocess.CalledProcessError as error:
-        said = [line for line in (error.stdout + error.stderr).splitlines() if line.strip("[] ERO\x1b0m")]
+        said = [line for line in (error.stdout + error.stderr).splitlines() if line.strip()]
         raise NotHereError(f"{tool} can't fetch it: {said[0] if said else error}") from None
     except subprocess.TimeoutExpired as error:
         raise NotHereError(f"{tool} can't fetch it: {error}") from None
@@ -61,15 +65,14 @@ def digest_of(folder: Path) -> str:
 
 def job_server(name: str) -> Path:
     """A jar that starts Beam's job server for `flink` or `spark`; what it needs lies in `HOME / name / "jars"` beside it."""
-    if shutil.which("java") is None:
-        raise NotHereError("there is no java to run it with")
+    _need("java", "mvn")
     home = HOME / name
     jars, jar = home / "jars", home / "job-server.jar"
     if digest_of(jars) != LIBRARIES[name]:
         shutil.rmtree(home, ignore_errors=True)
         pom = str(HERE / f"{name}.xml")
         copy = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={jars}"]
-        _fetch("mvn", ["--batch-mode", "--quiet", "--file", pom, *copy])
+        _fetch("mvn", ["--batch-mode", "--quiet", "-Dstyle.color=never", "--file", pom, *copy])
         found = digest_of(jars)
         if found != LIBRARIES[name]:
             raise AssertionError(f"{jars}: expected {LIBRARIES[name]}, Maven has fetched {found}")
@@ -87,6 +90,7 @@ def manifest(main_class: str, class_path: list[str]) -> str:
 
 def prism() -> Path:
     """The Prism binary."""
+    _need("go")
     binary = HOME / "prism"
     if not binary.is_file():
         _fetch("go", ["install", PRISM], GOBIN=str(HOME))
