@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from transforms import shards
 from transforms.ahead import Take, ahead, read_ahead, write_behind
+from transforms.claims import Claim
+from transforms.examples import LabelMap
+from transforms.images import ImageFolder
+from transforms.records import AnnotatedImage
+from transforms.sharding import ShardPlan
 
 PATIENCE = 20.0
 """Seconds until a test that hangs fails."""
@@ -118,6 +126,23 @@ def test_who_stops_listening_leaves_nobody_waiting() -> None:
     before = threading.active_count()
     assert within_time(work) is None
     assert threading.active_count() == before
+
+
+def test_a_shard_that_can_not_be_written_leaves_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(shards, "READ_AHEAD_BYTES", 1)
+    monkeypatch.setattr(shards, "build_record", full)
+    Image.new("RGB", (7, 5)).save(tmp_path / "a.png")
+    images = [AnnotatedImage(number, "a.png", 5, 7, ()) for number in range(50)]
+    inputs = images, ImageFolder(str(tmp_path), 1000), LabelMap.of([], False), shards.RecordOptions()
+    before = threading.active_count()
+    error = within_time(lambda: shards.draft_shard(Claim(str(tmp_path)), ("train", 0), ShardPlan((("train", 1),)), *inputs))
+    waiting = threading.active_count() - before  # while the error, by its stack trace, keeps alive what was on the stack
+    assert isinstance(error, OSError)
+    del error
+    assert waiting == 0
 
 
 class Slow:

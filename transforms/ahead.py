@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -70,8 +70,11 @@ class Room:
 
 def read_ahead(
     read: Callable[[Item, Take], Result], items: Iterable[Item], threads: int, most_bytes: int
-) -> Iterator[tuple[Item, Result]]:
-    """`ahead` for what reads: together, reads that are not needed yet hold at most `most_bytes` of what they `Take`."""
+) -> Generator[tuple[Item, Result], None, None]:
+    """`ahead` for what reads: together, reads that are not needed yet hold at most `most_bytes` of what they `Take`.
+
+    Who may stop before its end `close`s it: until then, reads wait for room, and no process ends while its threads wait.
+    """
     room = Room(most_bytes)
 
     def one(numbered: tuple[int, Item]) -> Result:

@@ -11,6 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args
 
@@ -230,8 +231,8 @@ def draft_shard(
             return checked, bytes.fromhex(checked.sha256)  # which is the file's
         return checked, file_digest(data)
 
-    loaded = read_ahead(read, images, read_threads(folder.root), READ_AHEAD_BYTES)
-    with storage.open_write(temporary) as file:
+    reading = read_ahead(read, images, read_threads(folder.root), READ_AHEAD_BYTES)
+    with closing(reading) as loaded, storage.open_write(temporary) as file:
         writer = RecordWriter(file)
         for (image, (_, read_seconds)), (checked, digest) in ahead(check, loaded, CHECK_THREADS):
             began = time.perf_counter()
