@@ -25,7 +25,7 @@ setup(
     package_data={"beam_pipeline": ["py.typed"], "transforms": ["py.typed"]},
     install_requires=[
         "apache-beam[gcp]>=2.70",
-        "google-cloud-storage>=2.18",
+        "google-cloud-storage>=3.3",
         "google-crc32c>=1.5",
         "msgspec>=0.19",
         "numpy>=1.26",

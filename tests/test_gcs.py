@@ -143,6 +143,34 @@ def test_reading_takes_one_request_and_one_connection_serves_all(server: Storage
     assert server.connections <= 1
 
 
+def test_room_is_asked_for_once_and_before_the_content_arrives(server: StorageServer, folder: str) -> None:
+    storage.write_bytes(f"{folder}/file", BLOB)
+    asked: list[int] = []
+    server.plan({"cut": 0.7}, seed=2)
+    assert storage.read_bytes(f"{folder}/file", asked.append) == BLOB
+    assert server.faults["cut"] > 0
+    assert asked == [len(BLOB)]
+
+    def no_room(size: int) -> None:
+        raise MemoryError(f"no room for {size} bytes")
+
+    server.plan()
+    assert isinstance(kind_of_error(storage.read_bytes, f"{folder}/file", no_room), MemoryError)
+    assert storage.read_bytes(f"{folder}/file") == BLOB
+
+
+def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gcs, "_anonymous", True)
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    for exempt, proxies in (("", {"https": "http://proxy:3128"}), ("googleapis.com", {})):
+        monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+        monkeypatch.setenv("NO_PROXY", exempt)
+        gcs._client.cache_clear()
+        session = gcs.client()._http
+        assert {scheme: url for scheme, url in session.proxies.items() if scheme == "https"} == proxies
+    gcs._client.cache_clear()
+
+
 def test_a_job_is_done_with_its_own_credentials_and_project(monkeypatch: pytest.MonkeyPatch) -> None:
     credentials = AnonymousCredentials()
     monkeypatch.setattr(auth._Credentials, "_credentials", auth._ApitoolsCredentialsAdapter(credentials))
