@@ -27,11 +27,11 @@ class Measured:
     json_instance: float = 573  # of one of `annotations`, an outline of 12 to 45 points
     record_image: float = 600  # of a record, beside the image file
     record_instance: float = 732  # of it, PNG mask included
-    shuffled: tuple[tuple[float, float], ...] = ((1e5, 367), (1e6, 394), (1e7, 441), (1e9, 568))  # bytes an instance, by images
+    shuffled: tuple[tuple[float, float], ...] = ((1e5, 324), (1e6, 347), (1e7, 383), (1e9, 480))  # bytes an instance, by images
     class_a_shard: float = 4
     class_b_shard: float = 4
     cpu_ms: float = 5.5  # an image, from and to a bucket
-    cut_mb_s: float = 120  # one worker, one annotation file
+    cut_mb_s: float = 120  # one worker, one annotation file; an assumption: 200 to 380 were measured from a disk
     publish_ms: float = 0.16  # a shard, in the last step
 
 
