@@ -194,7 +194,7 @@ class Polygons(msgspec.Struct, frozen=True, array_like=True, tag="polygons"):
         return cls(values.astype("<f8").tobytes(), lengths)
 
     def values(self) -> npt.NDArray[np.float64]:
-        """All rings' `x0, y0, x1, y1, …`, one after the other, bit-equal to what was packed."""
+        """All rings' `x0, y0, x1, y1, …`, one after the other, equal to what was packed, and but for -0.0 bit for bit."""
         numbers = sum(self.ring_lengths)
         if len(self.coordinates) == 8 * numbers:
             return np.frombuffer(self.coordinates, "<f8")
