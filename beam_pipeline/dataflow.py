@@ -21,7 +21,7 @@ from apache_beam.options.pipeline_options_validator import PipelineOptionsValida
 from google.api_core.exceptions import GoogleAPICallError
 
 from beam_pipeline import __version__, interrupts
-from beam_pipeline.options import RunOptions
+from beam_pipeline.options import RunOptions, job_name
 from beam_pipeline.terminal import Terminal, duration, showing
 from transforms import storage
 from transforms.records import InputError
@@ -83,6 +83,11 @@ def check(options: RunOptions, flags: Sequence[str]) -> None:
         raise InputError("--region is missing: Dataflow has to know where, as in us-central1, best where the buckets are")
     if not _REGION.fullmatch(region):
         raise InputError(f"--region {region}: expected a region, as in us-central1 (a zone is for --worker_zone)")
+    if given["job_name"]:
+        try:
+            job_name(given["job_name"])
+        except ValueError as error:
+            raise InputError(f"--job_name: {error}") from None
     if not given["temp_location"]:
         raise InputError("--temp_location is missing: Dataflow needs a folder for what is temporary, gs://BUCKET/FOLDER")
     for name in ("temp_location", "staging_location", "template_location"):
@@ -94,8 +99,6 @@ def check(options: RunOptions, flags: Sequence[str]) -> None:
                 storage.check(folder)
             except InputError as error:
                 raise InputError(f"--{name} {error}") from None
-    if given["job_name"] and not re.fullmatch(PipelineOptionsValidator.JOB_PATTERN, given["job_name"]):
-        raise InputError(f"--job_name {given['job_name']}: expected a-z, 0-9 and -, a letter first and no - at the end")
 
 
 def bring_maskbeam(flags: Sequence[str], folder: str) -> list[str]:

@@ -129,6 +129,13 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
+def job_name(text: str) -> str:
+    """A name of a job, as Dataflow takes it. Raises `ValueError` with a message for the user."""
+    if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", text):
+        raise ValueError(f"expected a-z, 0-9 and -, a letter first and no - at the end, found {text!r}")
+    return text
+
+
 def _fraction(text: str) -> float:
     try:
         value = float(text)

@@ -6,12 +6,13 @@ import difflib
 import json
 import logging
 import os
+import re
 import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import apache_beam as beam
 from apache_beam.io.filesystem import BeamIOError
@@ -43,16 +44,17 @@ LOCAL_RUNNER = "FnApiRunner"
 
 
 def check_beam_options(left: Sequence[str]) -> list[str]:
-    """What our own parser has left over, as flags for Beam. Raises `InputError` for what Beam does not know."""
+    """What our own parser has left over, as flags for Beam. Raises `InputError` for what Beam does not take."""
     from apache_beam.options.pipeline_options import _BeamArgumentParser
 
-    parser = _BeamArgumentParser(allow_abbrev=False, add_help=False)
+    class InOneLine(_BeamArgumentParser):  # type: ignore[misc]
+        def error(self, message: str) -> NoReturn:
+            raise InputError(message)
+
+    parser = InOneLine(allow_abbrev=False, add_help=False)
     for cls in {str(cls): cls for cls in PipelineOptions.__subclasses__()}.values():
         cls._add_argparse_args(parser)
-    try:
-        _, unknown = parser.parse_known_args(list(left))
-    except SystemExit:  # the parser has said why
-        raise InputError("one of Beam's options has a value that it does not take") from None
+    _, unknown = parser.parse_known_args(list(left))
     if unknown:
         name = unknown[0].split("=", 1)[0]
         known = [f"--{one.name}" for one in fields(RunOptions)] + list(parser._option_string_actions)
@@ -69,10 +71,15 @@ def check_inputs(options: RunOptions) -> None:
         raise InputError(f"--trainer_config {MODEL_GARDEN}: the Model Garden can't read dense masks, choose --mask_encoding png")
     for name in ("annotations", "images", "output"):
         path = getattr(options, name)
+        if slip := re.match(r"(gs|s3|azfs):(?!//[^/])", path):  # gs:/bucket would be a folder of this machine
+            raise InputError(f"--{name} {path}: expected {slip[1]}://NAME/…")
         try:
             FileSystems.get_filesystem(path)
         except ValueError:
             raise InputError(f"--{name} {path}: no storage of that kind is known here") from None
+        except BeamIOError as error:
+            cause = next(iter((error.exception_details or {}).values()), error)
+            raise InputError(f"--{name} {path}: no storage of that kind is known here: {cause}") from None
         try:
             there = storage.check(path if name == "annotations" else storage.join(path, ""), only_read=name == "images")
         except InputError as error:
@@ -208,7 +215,10 @@ def summary(options: RunOptions, outcome: Outcome | None, seconds: float) -> str
         of_split = [shard for shard in shards if shard["split"] == split]
         records, size = sum(shard["records"] for shard in of_split), sum(shard["bytes"] for shard in of_split)
         count = f"{len(of_split)} shard{'s' * (len(of_split) > 1)}"
-        lines.append(f"  {split}: {records:,} images, {size / 1e6:,.1f} MB in {count}" + ("" if records else ": it is empty"))
+        lines.append(
+            f"  {split}: {records:,} image{'s' * (records != 1)}, {size / 1e6:,.1f} MB in {count}"
+            + ("" if records else ": it is empty")
+        )
     if options.resume:
         filled = sum(bool(shard["fingerprint"]) for shard in shards)
         lines.append(f"  {outcome.shards_reused} of {filled} shards with images were up to date, and stayed as they were")

@@ -328,7 +328,8 @@ def _read_json(output: str, name: str) -> Any:
     try:
         return json.loads(storage.read_bytes(storage.join(output, name)))
     except Exception as error:
-        raise InputError(f"{output} is no data set of maskbeam's: {name} can't be read ({error})") from None
+        why = f"there is no {name} in it" if storage.is_missing(error) else f"{name} can't be read ({error})"
+        raise InputError(f"{output} is no data set of maskbeam's: {why}") from None
 
 
 def _read_text(output: str, name: str) -> str:
@@ -445,7 +446,7 @@ def verify(output: str, coco: str | None = None, report: Callable[[str], None] =
             written[name] += count
             if count != shard[name]:
                 faults.append(f"{shard['file']}: {count} sound {name}, the manifest says {shard[name]}")
-        report(f"{shard['file']}: {records} records, {instances} instances")
+        report(f"{shard['file']}: {records} record{'s' * (records != 1)}, {instances} instance{'s' * (instances != 1)}")
     for kind, name in (("images", "records"), ("annotations", "instances")):
         ledger = manifest[kind]
         if written[name] != ledger["written"] or ledger["read"] != sum(ledger[k] for k in ("written", "rejected", "dropped")):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from beam_pipeline import __version__
 from beam_pipeline.flex_template import parameters
-from beam_pipeline.options import Parser, RunOptions, add_options, options_from, typed
+from beam_pipeline.options import Parser, RunOptions, add_options, job_name, options_from, typed
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 DELIMITERS = "~|;#!@%"
@@ -46,7 +46,8 @@ def make_parser() -> Parser:
     build.add_argument("--repository", required=True, metavar="NAME", help="of Artifact Registry, in the same region")
     build.add_argument("--tag", metavar="TAG", help="of the image (default: the version and the commit)")
     launch.add_argument("--temp_location", required=True, metavar="FOLDER", type=typed(on_gcs), help="for what is temporary")
-    launch.add_argument("--job_name", default="maskbeam", metavar="NAME", help="no other job that runs has it")
+    name = "no other job that runs has it (default: %(default)s)"
+    launch.add_argument("--job_name", default="maskbeam", metavar="NAME", type=typed(job_name), help=name)
     add_options(launch)
     return parser
 
@@ -106,7 +107,9 @@ def main(arguments: Sequence[str]) -> int:
         at = ours.index("--")
         ours, gcloud = ours[:at], ours[at + 1 :]
     parser = make_parser()
-    parsed = parser.parse_args(ours)
+    parsed, unknown = parser.parse_known_args(ours)
+    if unknown:
+        parser.error(f"unknown option {unknown[0].partition('=')[0]}: gcloud's own follow a --")
     try:
         command = (build_command if parsed.command == "build" else launch_command)(parsed) + gcloud
     except ValueError as error:

@@ -59,6 +59,10 @@ def test_a_wrong_option_is_one_line_and_status_2(arguments: list[str], said: str
         (["--images", "/nowhere"], "--images /nowhere: there is no such folder"),
         (["--output", "out[1]"], "choose a name without"),
         (["--output", "nothing://out"], "no storage of that kind"),
+        (["--output", "hdfs://out/records"], "no storage of that kind is known here: Failed to import hdfs"),
+        (["--output", "gs:/bucket/records"], "--output gs:/bucket/records: expected gs://NAME/…"),
+        (["--output", "gs://"], "--output gs://: expected gs://NAME/…"),
+        (["--runner=FlinkRunner", "--flink_version=1"], "argument --flink_version: invalid choice: '1'"),
     ],
 )
 def test_what_is_wrong_before_a_job_starts(
@@ -125,7 +129,7 @@ def test_verify_exits_with_1_and_lists_what_is_broken(demo_data: Data, tmp_path:
 
 def test_verify_of_nothing_is_one_line_and_status_2(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert status(["verify", str(tmp_path / "nowhere")]) == 2
-    assert "is no data set of maskbeam's" in said_in_one_line(capfd)
+    assert "nowhere is no data set of maskbeam's: there is no manifest.json in it" in said_in_one_line(capfd)
 
 
 def test_a_job_that_fails_is_one_line_and_status_1(

@@ -84,7 +84,7 @@ def test_the_page_names_each_default() -> None:
         ({"temp_location": None}, "--temp_location is missing"),
         ({"temp_location": "/tmp/x"}, "--temp_location /tmp/x: expected gs://BUCKET/FOLDER"),
         ({"temp_location": "gs://bucket"}, "--temp_location gs://bucket: expected gs://BUCKET/FOLDER"),
-        ({"job_name": "Nightly"}, "--job_name Nightly: expected"),
+        ({"job_name": "Nightly"}, "--job_name: expected a-z, 0-9 and -, a letter first and no - at the end, found 'Nightly'"),
     ],
 )
 def test_what_is_wrong_names_the_option(given: dict[str, str | None], said: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,6 +246,9 @@ def test_an_image_of_the_annotations_that_is_nowhere(output: Path, demo_data: Da
 
 
 def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"there is no manifest\.json in it"):
+        verify(str(tmp_path))
+    (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(InputError, match=r"manifest\.json can't be read"):
         verify(str(tmp_path))
 
