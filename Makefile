@@ -56,7 +56,7 @@ requirements: $(VENV)/installed  ## pins anew what the image for Dataflow has, a
 bench: $(VENV)/installed  ## the figures of docs/performance.md; takes some ten minutes
 	$(BIN)/python benchmarks/bench.py --peer "$$($(BIN)/python tests/environments.py object_detection)"
 
-bench-latency: $(VENV)/installed  ## the table of docs/latency.md: a bucket that is 50 ms away, against a folder
+bench-latency: $(VENV)/installed  ## what a bucket that is 50 ms away costs, against a folder
 	$(BIN)/python benchmarks/latency.py
 
 bench-scaling: $(VENV)/installed  ## the figures of docs/scaling.md; takes some ten minutes and 16 GB of disk

@@ -1,4 +1,4 @@
-"""What it costs that images lie far away: `make bench-latency` prints the table of deploy/storage.md.
+"""What it costs that images lie far away: `make bench-latency` prints a table.
 
 The same job from a folder into a folder, and from a bucket into a bucket: `gcp-storage-emulator` behind the tests' proxy, which
 makes every request 50 ms longer, reads and writes alike. Whole processes, start-up included, in turn; medians. Emulator and proxy
