@@ -17,7 +17,7 @@ test-trainers: $(VENV)/installed  ## the trainers themselves, installed into .en
 test-cloud: $(VENV)/installed  ## the flex template, Dataflow, S3 and Azure, against emulators
 	$(BIN)/pytest tests/cloud -rs
 
-test-airflow: $(VENV)/installed  ## the DAGs of deploy/airflow in a real Airflow, installed into .environments: three minutes
+test-airflow: $(VENV)/installed  ## the DAGs of deploy/airflow in a real Airflow, installed into .environments: four minutes
 	$(BIN)/pytest tests/airflow -rs
 
 test-engines: $(VENV)/installed  ## the same job on Flink, Spark and Prism, fetched into .environments: six minutes, and as much again at first
