@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
 import numpy as np
 import pytest
 from conftest import Data, Output, digests
@@ -299,6 +300,21 @@ def test_a_failed_move_of_a_shard_means_no_success(
     again = run_demo(output=tmp_path / "records")
     assert (again.folder / "_SUCCESS").exists()
     assert not (again.folder / "_temporary").exists()
+
+
+def test_a_job_that_is_lost_sight_of_when_it_is_done_says_what_happened(
+    run_demo: Callable[..., Output], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = beam.Pipeline.run
+
+    def runs(self: beam.Pipeline) -> None:
+        run(self).wait_until_finish()
+        raise RuntimeError("the network is gone")
+
+    monkeypatch.setattr(beam.Pipeline, "run", runs)
+    with pytest.raises(RuntimeError, match="the network is gone"):
+        run_demo(output=tmp_path / "records")
+    assert (tmp_path / "records" / "_SUCCESS").exists()
 
 
 def test_a_record_over_the_limit_is_refused_and_png_suggested(run_demo: Callable[..., Output]) -> None:

@@ -22,7 +22,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from conftest import Data
 from google.auth.credentials import AnonymousCredentials
-from storage_server import FAULTS, StorageServer, files_below, published, storage_server
+from storage_server import FAULTS, Plan, StorageServer, files_below, published, storage_server
 
 from beam_pipeline.cli import main
 from beam_pipeline.options import RunOptions
@@ -157,6 +157,24 @@ def test_room_is_asked_for_once_and_before_the_content_arrives(server: StorageSe
     server.plan()
     assert isinstance(kind_of_error(storage.read_bytes, f"{folder}/file", no_room), MemoryError)
     assert storage.read_bytes(f"{folder}/file") == BLOB
+
+
+def test_waiting_for_room_takes_nothing_from_the_patience_with_storage(
+    server: StorageServer, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write_bytes(f"{folder}/file", BLOB)
+    monkeypatch.setattr(gcs, "PATIENCE", 0.3)
+    server.plan({"cut": 0.9}, seed=next(seed for seed in range(99) if is_cut_once(seed, f"{folder}/file")))
+    assert storage.read_bytes(f"{folder}/file", lambda size: time.sleep(0.5)) == BLOB
+    assert server.faults["cut"] == 1
+
+
+def is_cut_once(seed: int, path: str) -> bool:
+    """Whether a read of an object is cut with this seed, and the next is not."""
+    name = path.removeprefix("gs://bkt/").replace("/", "%2F")
+    line = f"GET /download/storage/v1/b/bkt/o/{name}?alt=media"
+    plan = Plan({"cut": 0.9}, seed)
+    return plan.fault(line, 0) is not None and plan.fault(line, 1) is None
 
 
 def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

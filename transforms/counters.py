@@ -28,8 +28,8 @@ COUNTERS = {
     SHARDS_REUSED: "shards that `--resume` has left as they were",
 }
 DISTRIBUTIONS = {
-    READ_MS: "milliseconds from asking storage for an image to having it, in one of the threads that read ahead",
-    ENCODE_MS: "milliseconds in which an image's record was built and handed on to storage",
+    READ_MS: "milliseconds from asking storage for an image to having it, but for waiting until there was room for it",
+    ENCODE_MS: "milliseconds in which an image's record was built and handed on; a slow upload shows here",
 }
 
 

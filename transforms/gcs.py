@@ -194,6 +194,10 @@ def read_bytes(path: str, take: Take = take_at_once) -> bytes:
 
     try:
         return _persist(path, attempt)
+    except OSError:
+        if _reading.take is not None:
+            raise
+        return _persist(path, attempt)  # with new patience: the first may have gone by while the read waited for room
     finally:
         _reading.take = None
 

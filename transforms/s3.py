@@ -101,7 +101,12 @@ class S3(ObjectStore):
             data: bytes = answer["Body"].read()
             return data
 
-        return self._get(path, read)
+        try:
+            return self._get(path, read)
+        except self.errors:
+            if not taken:
+                raise
+            return self._get(path, read)  # with new patience: the first may have gone by while the read waited for room
 
     def _read_range(self, path: str, offset: int, length: int, etag: str | None) -> bytes:
         wanted = {"Range": f"bytes={offset}-{offset + length - 1}"} | ({"IfMatch": etag} if etag else {})

@@ -38,6 +38,7 @@ from transforms.tfrecord import RecordWriter
 LOCAL_READS, REMOTE_READS = 4, 32
 """Images that are read at the same time: for 400 a second, at 50 ms each, it takes twenty."""
 READ_AHEAD_BYTES = 64 << 20
+"""Of images that are read; besides, 2 · `CHECK_THREADS` + 1 are being checked, or wait to be encoded."""
 CHECK_THREADS = 4
 STATES = "_state"
 """The folder, below the output, for what `--resume` has to know of each shard."""
@@ -218,9 +219,17 @@ def draft_shard(
     fingerprint = Fingerprint(name, options)
 
     def read(image: AnnotatedImage, take: Take) -> tuple[bytes | Problem, float]:
+        waited = 0.0
+
+        def timed(size: int) -> None:
+            nonlocal waited
+            began = time.perf_counter()
+            take(size)
+            waited += time.perf_counter() - began
+
         began = time.perf_counter()
-        data = folder.read(image.file_name, take)
-        return data, time.perf_counter() - began
+        data = folder.read(image.file_name, timed)
+        return data, time.perf_counter() - began - waited
 
     def check(loaded: tuple[AnnotatedImage, tuple[bytes | Problem, float]]) -> tuple[CheckedImage | Problem, bytes]:
         image, (data, _) = loaded
