@@ -59,7 +59,7 @@ bench: $(VENV)/installed  ## the figures of docs/performance.md; takes some ten 
 bench-latency: $(VENV)/installed  ## what a bucket that is 50 ms away costs, against a folder
 	$(BIN)/python benchmarks/latency.py
 
-bench-scaling: $(VENV)/installed  ## the figures of docs/scaling.md; takes some ten minutes and 16 GB of disk
+bench-scaling: $(VENV)/installed  ## the figures of docs/scaling.md; takes some ten minutes and 26 GB of disk
 	$(BIN)/python benchmarks/scaling.py
 
 clean:

@@ -32,7 +32,7 @@ import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner, execution, translations
 from bench import maskbeam
-from make_data import annotations, make
+from make_data import AS_COCO, annotations, make
 
 from beam_pipeline.options import RunOptions
 from beam_pipeline.pipeline import build
@@ -384,7 +384,7 @@ def main() -> None:
     parser.add_argument("--as_if", type=int, nargs="*", default=LARGER_JOBS, help="images of jobs whose batches are tried")
     parser.add_argument("--by_image", action="store_true", help="annotations lie image by image; in COCO's files they don't")
     parser.add_argument("--only_traffic", action="store_true", help="leave out publishing, the bucket, and the time of an image")
-    parser.add_argument("--folder", help="where to work, with 16 GB for a million annotations (default: a temporary folder)")
+    parser.add_argument("--folder", help="where to work, with 26 GB for a million annotations (default: a temporary folder)")
     parsed = parser.parse_args()
     print(f"{os.cpu_count()} processors, Python {sys.version.split()[0]}\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="maskbeam-scaling-", dir=parsed.folder) as scratch:
@@ -392,7 +392,7 @@ def main() -> None:
 
         def job_of(images: int, larger: int | None = None) -> Job:
             if not (root / str(images)).exists():
-                make(root / str(images), images, INSTANCES, WIDTH, HEIGHT, scattered=not parsed.by_image)
+                make(root / str(images), images, INSTANCES, WIDTH, HEIGHT, scattered=not parsed.by_image, quality=AS_COCO)
             size = (root / str(images) / "instances.json").stat().st_size
             with as_if(larger, images, size) if larger else nullcontext():
                 job = run(root / str(images), root / "records", images)
