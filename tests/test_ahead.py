@@ -160,7 +160,7 @@ class Slow:
 
 def test_a_piece_is_collected_while_another_is_on_its_way() -> None:
     slow = Slow()
-    with write_behind(slow, 10) as file:  # type: ignore[arg-type]
+    with write_behind(slow, 10) as file:
         file.write(b"12345")
         file.write(b"67890")  # on its way now, and not through
         file.write(b"abcde")
@@ -173,7 +173,7 @@ def test_a_piece_is_collected_while_another_is_on_its_way() -> None:
 
 def test_nothing_written_writes_nothing() -> None:
     slow = Slow()
-    with write_behind(slow, 10):  # type: ignore[arg-type]
+    with write_behind(slow, 10):
         pass
     assert slow.pieces == []
 
@@ -185,7 +185,7 @@ def test_what_writing_raises_comes_out_of_the_block(writes: int) -> None:
             raise OSError("no space left")
 
     def work() -> None:
-        with write_behind(Full(), 4) as file:  # type: ignore[arg-type]
+        with write_behind(Full(), 4) as file:
             for _ in range(writes):
                 file.write(b"12345")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import IO, TypeVar
+from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -94,8 +94,14 @@ def read_ahead(
         room.open_up()
 
 
+class Writable(Protocol):
+    """A file, of which nothing is wanted but to write to it."""
+
+    def write(self, data: bytes, /) -> int: ...
+
+
 class _Behind:
-    def __init__(self, file: IO[bytes], pool: ThreadPoolExecutor, piece_bytes: int) -> None:
+    def __init__(self, file: Writable, pool: ThreadPoolExecutor, piece_bytes: int) -> None:
         self.file, self.pool, self.piece_bytes = file, pool, piece_bytes
         self.pieces: list[bytes] = []
         self.bytes = 0
@@ -121,13 +127,13 @@ class _Behind:
 
 
 @contextmanager
-def write_behind(file: IO[bytes], piece_bytes: int) -> Iterator[IO[bytes]]:
+def write_behind(file: Writable, piece_bytes: int) -> Iterator[Writable]:
     """A file that writes to `file` in a thread: while one piece is on its way, the next is collected.
 
     What writing raises is raised by a later write, or at the end of the block.
     """
     with ThreadPoolExecutor(1) as pool:
         behind = _Behind(file, pool, piece_bytes)
-        yield behind  # type: ignore[misc]
+        yield behind
         behind.flush()
         behind.wait()

@@ -31,7 +31,7 @@ from google.cloud.storage import Blob, Client
 from google.cloud.storage.retry import DEFAULT_RETRY
 from google.resumable_media import DataCorruption, InvalidResponse
 
-from transforms.ahead import Take, take_at_once, write_behind
+from transforms.ahead import Take, Writable, take_at_once, write_behind
 from transforms.records import InputError
 
 SCHEME = "gs://"
@@ -290,7 +290,7 @@ def open_read(path: str) -> IO[bytes]:
 
 
 @contextmanager
-def open_write(path: str) -> Iterator[IO[bytes]]:
+def open_write(path: str) -> Iterator[Writable]:
     """A new object, uploaded a piece at a time; it is there, its CRC32C compared, when the block ends without an exception."""
     with _as_system_errors(path):
         file = _blob(path).open(

@@ -17,7 +17,7 @@ from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from transforms import gcs
-from transforms.ahead import Take, take_at_once
+from transforms.ahead import Take, Writable, take_at_once
 from transforms.records import InputError
 
 Result = TypeVar("Result")
@@ -42,7 +42,7 @@ class Store(Protocol):
     def read_bytes(self, path: str, take: Take = take_at_once) -> bytes: ...
     def read_range(self, path: str, offset: int, length: int, crc32c: int) -> bytes: ...
     def open_read(self, path: str) -> IO[bytes]: ...
-    def open_write(self, path: str) -> AbstractContextManager[IO[bytes]]: ...
+    def open_write(self, path: str) -> AbstractContextManager[Writable]: ...
     def write_bytes(self, path: str, data: bytes) -> None: ...
     def move(self, source: str, target: str) -> None: ...
     def delete(self, paths: list[str]) -> None: ...
@@ -97,7 +97,7 @@ def open_read(path: str) -> IO[bytes]:
 
 
 @contextmanager
-def open_write(path: str) -> Iterator[IO[bytes]]:
+def open_write(path: str) -> Iterator[Writable]:
     """A new file. It may be there, in part, before the block ends: write under a temporary name, then `move`."""
     if store := _store_of(path):
         with store.open_write(path) as file:

@@ -12,6 +12,8 @@ from typing import IO
 
 import google_crc32c
 
+from transforms.ahead import Writable
+
 _HEADER = struct.Struct("<QI")
 _LONGEST = 1 << 32  # twice what a protobuf message can have; a file is not asked for more
 
@@ -25,7 +27,7 @@ def masked_crc(data: bytes) -> int:
 class RecordWriter:
     """Writes records to a binary file; `bytes` and `crc32c` (unmasked) are those of all that was written."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: Writable) -> None:
         self.file = file
         self.bytes = 0
         self.crc32c = 0
