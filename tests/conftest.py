@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from storage_server import StorageServer, storage_server
 
 from beam_pipeline.demo import make_demo_data
 from beam_pipeline.options import RunOptions
@@ -45,6 +46,15 @@ class Output(NamedTuple):
 def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     """The demo's pictures and annotations."""
     return Data(*make_demo_data(tmp_path_factory.mktemp("demo")))
+
+
+@pytest.fixture(scope="module")
+def storage(demo_data: Data) -> Iterator[StorageServer]:
+    """An emulator of Google's buckets that has the demo's data."""
+    with storage_server() as server:
+        server.upload(demo_data.annotations, "gs://bkt/instances.json")
+        server.upload(demo_data.images, "gs://bkt/images")
+        yield server
 
 
 @pytest.fixture(scope="session")

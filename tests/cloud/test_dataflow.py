@@ -19,7 +19,7 @@ from apache_beam.portability.api import beam_runner_api_pb2
 from conftest import Data
 from dataflow_server import FORBIDDEN, DataflowServer, dataflow_server
 from environments import python_with_maskbeam
-from storage_server import StorageServer, files_below, published, storage_server
+from storage_server import StorageServer, files_below, published
 
 IMAGE = "europe-docker.pkg.dev/a-project/maskbeam/worker:1.2"
 AS_ON_GOOGLES_HOST = """\
@@ -41,14 +41,6 @@ It asks for a job's state every five seconds, which would be most of the time th
 @pytest.fixture(scope="module")
 def service() -> Iterator[DataflowServer]:
     with dataflow_server() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def storage(demo_data: Data) -> Iterator[StorageServer]:
-    with storage_server() as server:
-        server.upload(demo_data.annotations, "gs://bkt/instances.json")
-        server.upload(demo_data.images, "gs://bkt/images")
         yield server
 
 

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 import pytest
 from apache_beam.portability.api import beam_runner_api_pb2
-from conftest import Data, Output
+from conftest import Output
 from dockerfile_parse import DockerfileParser
 from environments import PINNED, python_with_maskbeam
-from storage_server import StorageServer, files_below, published, storage_server
+from storage_server import StorageServer, files_below, published
 
 from beam_pipeline.flex_template import parameters
 from beam_pipeline.options import RunOptions
@@ -96,14 +96,6 @@ class Launched(NamedTuple):
 @pytest.fixture(scope="module")
 def python() -> str:
     return python_with_maskbeam()
-
-
-@pytest.fixture(scope="module")
-def storage(demo_data: Data) -> Iterator[StorageServer]:
-    with storage_server() as server:
-        server.upload(demo_data.annotations, "gs://bkt/instances.json")
-        server.upload(demo_data.images, "gs://bkt/images")
-        yield server
 
 
 Launch = Callable[..., Launched]
