@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import pytest
 from conftest import Data, Output, digests
 from dataflow_server import DataflowServer, dataflow_server
-from environments import NoPythonError, python_of, python_with_maskbeam
+from environments import python_of, python_with_maskbeam
 from google.cloud.dataflow_v1beta3.types import LaunchFlexTemplateRequest
 from storage_server import StorageServer, storage_server
 
@@ -84,10 +84,7 @@ class Airflow:
 
 @pytest.fixture(scope="session")
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Airflow:
-    try:
-        return Airflow(tmp_path_factory.mktemp("airflow"))
-    except NoPythonError as reason:
-        pytest.skip(str(reason))
+    return Airflow(tmp_path_factory.mktemp("airflow"))
 
 
 # ------------------------------------------------------------------------------------------------------- the folder
