@@ -177,6 +177,7 @@ def explain(error: BaseException) -> tuple[str, int]:
 
     Runners with workers of their own hand an exception on as text, somewhere within the text of another.
     """
+    from beam_pipeline.dataflow import LostSightError
     from transforms.records import InputError
 
     text = str(error)
@@ -188,7 +189,7 @@ def explain(error: BaseException) -> tuple[str, int]:
     lines = [line.strip() for line in before.splitlines() if re.search(r"\w", line) and not _JAVA_FRAME.search(line)]
     java = _JAVA_FRAME.search(text) and "Traceback (most recent call last)" not in text
     said = lines[0 if java else -1] if lines else "without a message"  # Python says it last, Java first
-    kind = "" if type(error) is RuntimeError else f"{type(error).__name__}: "  # which says nothing by itself
+    kind = "" if type(error) in (RuntimeError, LostSightError) else f"{type(error).__name__}: "  # which says nothing by itself
     return f"the job failed: {kind}{said} (--verbose shows more)", 1
 
 

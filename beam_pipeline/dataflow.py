@@ -42,6 +42,10 @@ _REGION = re.compile(r"[a-z]+-[a-z]+\d+")
 _FOLDER = re.compile(r"gs://[^/]+/.*", re.DOTALL)
 
 
+class LostSightError(RuntimeError):
+    """A job was submitted, and what has become of it can't be seen."""
+
+
 def is_dataflow(flags: Sequence[str]) -> bool:
     """Whether Beam takes its flags for a job on Dataflow; it knows the runner by a short name too, in any case."""
     runner = PipelineOptions(flags).get_all_options().get("runner") or ""
@@ -185,7 +189,7 @@ def run(pipeline: beam.Pipeline, terminal: Terminal) -> Any | None:
     try:
         state, message = wait(pipeline.runner, result, terminal)
     except Exception as error:
-        raise RuntimeError(
+        raise LostSightError(
             f"Dataflow can't be asked any more how it stands: {one_line(str(error))}; it may go on: {url}"
         ) from error
     interrupts.GOES_ON.clear()

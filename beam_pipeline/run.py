@@ -10,7 +10,7 @@ import re
 import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from typing import Any, NamedTuple, NoReturn
 
@@ -34,7 +34,7 @@ from beam_pipeline.terminal import duration, quiet, watch_progress
 from beam_pipeline.trainer_bases import MODEL_GARDEN
 from beam_pipeline.trainer_config import check_place
 from transforms import storage
-from transforms.claims import SCRATCH, Claim, claimed_by
+from transforms.claims import SCRATCH, Claim
 from transforms.counters import SHARDS_REUSED
 from transforms.records import InputError, ReasonCode
 
@@ -155,10 +155,10 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome | None:
                 else:
                     result = pipeline.run()
                     result.wait_until_finish()
+            except dataflow.LostSightError:
+                raise  # it may be done, and its claim at an end
             except Exception:
-                with suppress(OSError):
-                    if claimed_by(options.output) is not None:  # else its last step has ended the claim: it is complete
-                        claim.check()  # whoever has taken over has cleared away what this job was working with
+                claim.check()  # whoever has taken over has cleared away what this job was working with
                 raise
     if not storage.exists(storage.join(options.output, SUCCESS)):
         claim.check()

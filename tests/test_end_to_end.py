@@ -16,6 +16,7 @@ from conftest import Data, Output, digests
 from PIL import Image
 from pycocotools.coco import COCO
 
+from beam_pipeline.dataflow import LostSightError
 from beam_pipeline.options import RunOptions
 from beam_pipeline.run import run
 from transforms.records import InputError
@@ -309,10 +310,10 @@ def test_a_job_that_is_lost_sight_of_when_it_is_done_says_what_happened(
 
     def runs(self: beam.Pipeline) -> None:
         run(self).wait_until_finish()
-        raise RuntimeError("the network is gone")
+        raise LostSightError("the network is gone")
 
     monkeypatch.setattr(beam.Pipeline, "run", runs)
-    with pytest.raises(RuntimeError, match="the network is gone"):
+    with pytest.raises(LostSightError, match="the network is gone"):
         run_demo(output=tmp_path / "records")
     assert (tmp_path / "records" / "_SUCCESS").exists()
 

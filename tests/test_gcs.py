@@ -330,7 +330,7 @@ def test_an_image_that_is_not_there_is_rejected(server: StorageServer, demo_data
         ({"images": "gs://nope/images"}, "--images gs://nope/images: there is no bucket nope"),
         ({"images": "gs://bkt/nothing"}, "--images gs://bkt/nothing: there is no such folder"),
         ({"output": "gs://nope/out"}, "--output gs://nope/out: there is no bucket nope"),
-        ({"output": "gs:///out"}, "--output gs:///out/: expected gs://BUCKET/…"),
+        ({"output": "gs:///out"}, "--output gs:///out: expected gs://NAME/…"),
     ],
 )
 def test_what_is_not_there_is_said(
