@@ -8,6 +8,7 @@ same functions are run by hypothesis (`run_hypothesis.py`) and by libFuzzer (`at
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from unittest import mock
 
 import numpy as np
 from apache_beam.pvalue import TaggedOutput
+from apache_beam.utils.windowed_value import WindowedValue
 from PIL import Image
 from pycocotools import mask as cocomask
 from pycocotools.coco import COCO
@@ -378,16 +380,16 @@ def read_all(path: str, buckets: int) -> tuple[list[AnnotatedImage], list[Reject
     ids: dict[Any, list[bytes]] = {}
     parts: dict[Any, list[bytes]] = {}
     parse = ParseBlocks(MAX_PIXELS, None)
-    for block in cut_file(path, buckets):
-        for out in parse.process(block):
-            if not isinstance(out, TaggedOutput):
-                parts.setdefault(out[0], []).append(out[1])
-            elif out.tag == "ids":
-                ids.setdefault(out.value[0], []).append(out.value[1])
-            elif out.tag == "census":
-                counted.update(images=out.value.images, annotations=out.value.annotations)
-            else:
-                {"rejects": rejects, "categories": categories}[out.tag].append(out.value)
+    parsed = itertools.chain((out for block in cut_file(path, buckets) for out in parse.process(block)), parse.finish_bundle())
+    for out in parsed:
+        tag, value = (out.tag, out.value) if isinstance(out, TaggedOutput) else ("parts", out)
+        value = value.value if isinstance(value, WindowedValue) else value
+        if tag in ("parts", "ids"):
+            {"parts": parts, "ids": ids}[tag].setdefault(value[0], []).append(value[1])
+        elif tag == "census":
+            counted.update(images=value.images, annotations=value.annotations)
+        else:
+            {"rejects": rejects, "categories": categories}[tag].append(value)
     duplicates = FindDuplicates(None)
     for group in ids.items():
         for bucket, batch in duplicates.process(group):
