@@ -10,6 +10,7 @@ import re
 import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from typing import Any, NamedTuple, NoReturn
@@ -43,6 +44,10 @@ LOCAL_RUNNER = "FnApiRunner"
 """Beam's `DirectRunner` tries to download another engine, and so runs different ones on different machines."""
 
 
+INPUTS_AND_OUTPUT = ("annotations", "images", "output")
+"""Options that are paths."""
+
+
 def check_beam_options(left: Sequence[str]) -> list[str]:
     """What our own parser has left over, as flags for Beam. Raises `InputError` for what Beam does not take."""
     from apache_beam.options.pipeline_options import _BeamArgumentParser
@@ -69,7 +74,7 @@ def check_inputs(options: RunOptions) -> None:
         raise InputError("--resume keeps what --overwrite replaces: give one of them")
     if options.trainer_config == MODEL_GARDEN and options.mask_encoding == "dense":
         raise InputError(f"--trainer_config {MODEL_GARDEN}: the Model Garden can't read dense masks, choose --mask_encoding png")
-    for name in ("annotations", "images", "output"):
+    for name in INPUTS_AND_OUTPUT:
         path = getattr(options, name)
         if slip := re.match(r"(gs|s3|azfs):(?!//[^/])", path):  # gs:/bucket would be a folder of this machine
             raise InputError(f"--{name} {path}: expected {slip[1]}://NAME/…")
@@ -80,12 +85,11 @@ def check_inputs(options: RunOptions) -> None:
         except BeamIOError as error:
             cause = next(iter((error.exception_details or {}).values()), error)
             raise InputError(f"--{name} {path}: no storage of that kind is known here: {cause}") from None
-        try:
-            there = storage.check(path if name == "annotations" else storage.join(path, ""), only_read=name == "images")
-        except InputError as error:
-            raise InputError(f"--{name} {error}") from None
+    for name, there in zip(INPUTS_AND_OUTPUT, _look_at(options), strict=True):
+        if isinstance(there, InputError):
+            raise InputError(f"--{name} {there}") from None
         if name == "images" and not there:
-            raise InputError(f"--images {path}: there is no such folder")
+            raise InputError(f"--images {options.images}: there is no such folder")
     if not options.annotations or (FileSystems.get_scheme(options.annotations) is None and os.path.isdir(options.annotations)):
         raise InputError(f"--annotations {options.annotations}: expected a file, or a pattern that files match")
     try:
@@ -105,6 +109,20 @@ def check_inputs(options: RunOptions) -> None:
         check_place(options.output, options.trainer_config)
     if FileSystems.get_scheme(options.output) is None and os.path.isfile(options.output):
         raise InputError(f"--output {options.output}: that is a file, expected a folder")
+
+
+def _look_at(options: RunOptions) -> list[bool | InputError]:
+    """Whether anything is at each of `INPUTS_AND_OUTPUT`, as `storage.check` says; all at the same time."""
+
+    def look(name: str) -> bool | InputError:
+        path = getattr(options, name)
+        try:
+            return storage.check(path if name == "annotations" else storage.join(path, ""), only_read=name == "images")
+        except InputError as error:
+            return error
+
+    with ThreadPoolExecutor(len(INPUTS_AND_OUTPUT)) as pool:
+        return list(pool.map(look, INPUTS_AND_OUTPUT))
 
 
 class Outcome(NamedTuple):

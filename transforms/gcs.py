@@ -27,9 +27,11 @@ from apache_beam.io.gcp.gcsio import parse_gcs_path
 from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound, RequestRangeNotSatisfiable, RetryError, Unauthorized
 from google.api_core.retry import Retry
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+from google.auth.transport.requests import AuthorizedSession
 from google.cloud.storage import Blob, Client
 from google.cloud.storage.retry import DEFAULT_RETRY
 from google.resumable_media import DataCorruption, InvalidResponse
+from requests.structures import CaseInsensitiveDict
 
 from transforms.ahead import Take, Writable, take_at_once, write_behind
 from transforms.records import InputError
@@ -92,6 +94,7 @@ def _persist(path: str, attempt: Callable[[], Result], patience: float | None = 
 
 
 _anonymous = False
+_making_the_client = threading.Lock()
 
 
 @lru_cache
@@ -106,12 +109,34 @@ def _client(emulator: str | None) -> Client:
     found = session.merge_environment_settings(client._connection.API_BASE_URL, {}, None, None, None)
     session.proxies, session.verify, session.trust_env = found["proxies"], found["verify"], False
     session.hooks["response"].append(_make_room)
+    session.request = _short_way(session, adapter)
     return client
+
+
+def _short_way(session: AuthorizedSession, adapter: requests.adapters.HTTPAdapter) -> Callable[..., requests.Response]:
+    """The session's `request`, but downloads skip what `requests` prepares for each: a quarter of a read's processor time."""
+    ordinary: Callable[..., requests.Response] = session.request
+
+    def request(method: str, url: str, **asked: Any) -> requests.Response:
+        if method != "GET" or not asked.get("stream"):
+            return ordinary(method, url, **asked)
+        prepared = requests.PreparedRequest()
+        prepared.method, prepared.url, prepared.headers = method, url, CaseInsensitiveDict(asked.get("headers") or {})
+        session.credentials.before_request(session._auth_request, method, url, prepared.headers)
+        response = adapter.send(prepared, True, asked.get("timeout"), session.verify, session.cert, session.proxies)
+        if response.is_redirect or response.status_code == Unauthorized.code:
+            response.close()
+            return ordinary(method, url, **asked)  # which follows, or has the credentials refreshed
+        _make_room(response)
+        return response
+
+    return request
 
 
 def client() -> Client:
     """The client of this process, with the credentials that Beam finds; threads share it and its connections."""
-    return _client(os.environ.get(EMULATOR))
+    with _making_the_client:
+        return _client(os.environ.get(EMULATOR))
 
 
 def _blob(path: str) -> Blob:

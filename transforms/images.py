@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import os
+import re
 import stat
 import struct
 import zlib
@@ -162,13 +163,15 @@ def _check_jpeg(data: bytes) -> Problem | None:
             position += 2
         else:
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    end = data.find(b"\xff\xd9", position) if position > 0 else -1
-    if end < 0:
+    if position < 0:
         return _unreadable(data, "it has no end marker")
-    scans = data.count(b"\xff\xda", position, end)
-    if scans > MAX_SCANS:
-        return problem(ReasonCode.IMAGE_UNSUPPORTED, f"the file is a JPEG of {scans} scans, at most {MAX_SCANS} are read")
-    return None
+    # One look through 167 KB takes 70 µs so; find and count, 290.
+    for scans, found in enumerate(_SCAN_OR_END.finditer(data, position)):
+        if found[0] == b"\xff\xd9":
+            return None
+        if scans == MAX_SCANS:
+            return problem(ReasonCode.IMAGE_UNSUPPORTED, f"the file is a JPEG of more than {MAX_SCANS} scans, which are not read")
+    return _unreadable(data, "it has no end marker")
 
 
 def _check_png(data: bytes) -> Problem | None:
@@ -222,6 +225,7 @@ def _check_png_rows(data: bytes) -> Problem | None:
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 
 
+_SCAN_OR_END = re.compile(rb"\xff[\xda\xd9]")
 _FRAMES = {0xF7, *(0xC0 + number for number in range(16))} - {0xC4, 0xC8, 0xCC}
 _READ_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # baseline, extended, progressive; the last two with arithmetic coding
 _TURNS = {

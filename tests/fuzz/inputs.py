@@ -380,6 +380,8 @@ def read_all(path: str, buckets: int) -> tuple[list[AnnotatedImage], list[Reject
     ids: dict[Any, list[bytes]] = {}
     parts: dict[Any, list[bytes]] = {}
     parse = ParseBlocks(MAX_PIXELS, None)
+    parse.setup()
+    parse.start_bundle()
     parsed = itertools.chain((out for block in cut_file(path, buckets) for out in parse.process(block)), parse.finish_bundle())
     for out in parsed:
         tag, value = (out.tag, out.value) if isinstance(out, TaggedOutput) else ("parts", out)
@@ -390,6 +392,7 @@ def read_all(path: str, buckets: int) -> tuple[list[AnnotatedImage], list[Reject
             counted.update(images=value.images, annotations=value.annotations)
         else:
             {"rejects": rejects, "categories": categories}[tag].append(value)
+    parse.teardown()
     duplicates = FindDuplicates(None)
     for group in ids.items():
         for bucket, batch in duplicates.process(group):

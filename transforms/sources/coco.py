@@ -10,8 +10,9 @@ of their own, as bare numbers.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -54,6 +55,7 @@ from transforms.sources.json_blocks import cut_blocks
 
 LISTS = frozenset({"images", "annotations", "categories"})
 BUCKET_BYTES = 8 << 20  # of JSON
+BLOCKS_AHEAD = 8  # of 1 MB; a bucket far away takes 50 ms and more for each
 ID_SHARE = 32
 """The buckets for ids are so many times fewer: a pair of ids takes that much less than its annotation."""
 _numbers = msgspec.msgpack.Decoder(list[int])
@@ -91,9 +93,9 @@ def cut_file(path: str, buckets: int) -> Iterator[FileBlock]:
             yield FileBlock(path, buckets, *block)
 
 
-def read_block(block: FileBlock) -> list[bytes]:
-    """The elements of a block, read from its file."""
-    return split_block(storage.read_range(block.path, block.offset, block.length, block.crc32c))
+def read_block(block: FileBlock) -> bytes:
+    """The bytes of a block, read from its file."""
+    return storage.read_range(block.path, block.offset, block.length, block.crc32c)
 
 
 Bucket = tuple[int, int]
@@ -131,20 +133,32 @@ class ParseBlocks(beam.DoFn):  # type: ignore[misc]
         self.parts: Packer[Bucket, Part] = Packer(self.writer, pack_parts)
         self.ids: Packer[Bucket, IdPair] = Packer(self.writer, pack_id_pairs)
 
+    def setup(self) -> None:
+        self.pool = ThreadPoolExecutor(BLOCKS_AHEAD)
+
     def teardown(self) -> None:
+        self.pool.shutdown()
         self.writer.close()
 
+    def start_bundle(self) -> None:
+        self.reading: deque[tuple[FileBlock, Future[bytes]]] = deque()
+
     def process(self, block: FileBlock) -> Iterator[Any]:
+        self.reading.append((block, self.pool.submit(read_block, block)))
+        if len(self.reading) > BLOCKS_AHEAD:
+            yield from self._parse_next()
+
+    def _parse_next(self) -> Iterator[Any]:
+        block, reading = self.reading.popleft()
         try:
-            yield from self._parse(block)
+            yield from self._parse(block, split_block(reading.result()))
         except InputError as error:
             message = str(error).removeprefix("JSON_INVALID: ")
             raise InputError(
                 f"JSON_INVALID: {block.path}: in {block.key!r}, within {block.length} bytes from byte {block.offset}: {message}"
             ) from None
 
-    def _parse(self, block: FileBlock) -> Iterator[Any]:
-        raws = read_block(block)
+    def _parse(self, block: FileBlock, raws: list[bytes]) -> Iterator[Any]:
         if block.key == "categories":
             for category in parse_categories(raws):
                 yield beam.pvalue.TaggedOutput("categories", category)
@@ -172,13 +186,23 @@ class ParseBlocks(beam.DoFn):  # type: ignore[misc]
         counters.counter(counters.ANNOTATIONS_READ).inc(annotations)
         yield beam.pvalue.TaggedOutput("census", Census(images, annotations, pixels))
         if self.parts.bytes + self.ids.bytes >= self.WAITING_BYTES:
-            yield from self.parts.batches()
-            yield from (beam.pvalue.TaggedOutput("ids", keyed) for keyed in self.ids.batches())
+            yield from self._batches()
 
     def finish_bundle(self) -> Iterator[Any]:
-        yield from map(GlobalWindows.windowed_value, self.parts.batches())
-        for keyed in self.ids.batches():
-            yield beam.pvalue.TaggedOutput("ids", GlobalWindows.windowed_value(keyed))
+        while self.reading:
+            yield from map(_in_window, self._parse_next())
+        yield from map(_in_window, self._batches())
+
+    def _batches(self) -> Iterator[Any]:
+        yield from self.parts.batches()
+        yield from (beam.pvalue.TaggedOutput("ids", keyed) for keyed in self.ids.batches())
+
+
+def _in_window(out: Any) -> Any:
+    """An output as it has to be where a bundle ends."""
+    if isinstance(out, beam.pvalue.TaggedOutput):
+        return beam.pvalue.TaggedOutput(out.tag, GlobalWindows.windowed_value(out.value))
+    return GlobalWindows.windowed_value(out)
 
 
 class FindDuplicates(beam.DoFn):  # type: ignore[misc]
