@@ -23,16 +23,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from conftest import Data
 from google.auth.credentials import AnonymousCredentials
 from storage_server import FAULTS, Plan, StorageServer, files_below, published, storage_server
+from store_contract import BLOB, StoreContract, kind_of_error, publish_and_read
 
 from beam_pipeline.cli import main
 from beam_pipeline.options import RunOptions
 from beam_pipeline.run import run
 from transforms import gcs, storage
 from transforms.records import InputError
-from transforms.storage import StoredFile
 
-NAMES = ["plain.txt", "two words", "日本 é😀", "ha#sh", "per%20cent", "a&b=c;d,e'f", "star*", "set[1].json", "question?"]
-BLOB = bytes(range(256)) * 5000
 OPTIONS = {"splits": "train=0.7,val=0.3", "num_shards": "2"}
 
 
@@ -54,34 +52,16 @@ def server(started: StorageServer, monkeypatch: pytest.MonkeyPatch) -> StorageSe
 
 
 @pytest.fixture
-def folder(request: pytest.FixtureRequest) -> str:
+def folder(server: StorageServer, request: pytest.FixtureRequest) -> str:
     """A folder of a test's own."""
     return "gs://bkt/" + hashlib.sha256(request.node.name.encode()).hexdigest()[:16]
-
-
-def kind_of_error(function: object, *arguments: object) -> Exception:
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - which it is, is the question
-        function(*arguments)
-    return caught.value
 
 
 # ------------------------------------------------------------------------------------------------------ without faults
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_what_is_written_is_read_found_moved_and_deleted(server: StorageServer, folder: str, name: str) -> None:
-    path, other = storage.join(folder, name), storage.join(folder, "moved", name)
-    assert not storage.exists(path)
-    storage.write_bytes(path, BLOB)
-    assert storage.exists(path)
-    assert storage.read_bytes(path) == BLOB
-    assert storage.match(path) == storage.list_folder(folder) == [StoredFile(path, len(BLOB))]
-    assert storage.size_and_crc32c(path) == (len(BLOB), google_crc32c.value(BLOB))
-    storage.move(path, other)
-    assert not storage.exists(path)
-    assert storage.read_bytes(other) == BLOB
-    storage.delete([other])
-    assert storage.list_folder(folder) == []
+class TestGcs(StoreContract):
+    pass
 
 
 @pytest.mark.parametrize("size", [0, 1, 1 << 18, (1 << 18) + 1, 3 << 18])
@@ -100,47 +80,6 @@ def test_files_are_written_and_read_in_pieces(
         assert file.read(5) == data[size // 2 : size // 2 + 5]
         file.seek(0)
         assert b"".join(file) == data
-
-
-def test_a_block_that_raises_leaves_no_object(server: StorageServer, folder: str) -> None:
-    def broken() -> None:
-        with storage.open_write(f"{folder}/file") as file:
-            file.write(b"x")
-            raise ZeroDivisionError
-
-    assert isinstance(kind_of_error(broken), ZeroDivisionError)
-    assert storage.list_folder(folder) == []
-
-
-def test_listings_are_of_one_folder_without_the_markers_that_consoles_make(server: StorageServer, folder: str) -> None:
-    names = ["a.json", "b.json", "sub/c.json", "", "sub/"]
-    for name in names:
-        server.client().bucket("bkt").blob(f"{folder.removeprefix('gs://bkt/')}/{name}").upload_from_string(b"abc")
-    expected = [StoredFile(f"{folder}/{name}", 3) for name in ("a.json", "b.json")]
-    assert storage.list_folder(folder) == storage.list_folder(f"{folder}/") == storage.match(f"{folder}/*.json") == expected
-    assert [file.path for file in storage.match(f"{folder}/**.json")] == [f"{folder}/{name}" for name in names[:3]]
-    assert storage.match(f"{folder}/x*") == storage.list_folder(f"{folder}/nothing") == []
-
-
-@pytest.mark.parametrize("path", ["gs://bkt/nothing", "gs://nope/nothing"])
-def test_what_is_not_there_is_missing(server: StorageServer, path: str) -> None:
-    for function in (storage.read_bytes, storage.open_read, storage.size_and_crc32c):
-        assert storage.is_missing(kind_of_error(function, path))
-    assert storage.is_missing(kind_of_error(storage.move, path, "gs://bkt/other"))
-    assert not storage.exists(path)
-    assert storage.match(path) == []
-    storage.delete([path])
-    assert not any(server.faults.values())
-
-
-def test_reading_takes_one_request_and_one_connection_serves_all(server: StorageServer, folder: str) -> None:
-    for number in range(5):
-        storage.write_bytes(f"{folder}/{number}", b"x")
-    server.plan()
-    for number in range(5):
-        storage.read_bytes(f"{folder}/{number}")
-    assert server.requests == {"GET data": 5}
-    assert server.connections <= 1
 
 
 def test_room_is_asked_for_once_and_before_the_content_arrives(server: StorageServer, folder: str) -> None:
@@ -223,13 +162,8 @@ def test_operations_survive_faults(server: StorageServer, folder: str, kind: str
     monkeypatch.setattr(gcs, "TIMEOUT", (2.0, 0.2))
     server.plan({kind: 0.6 if kind == "corrupt" else 0.3}, seed=4)
     for number in range(2):
-        path = f"{folder}/{number}"
-        with storage.open_write(f"{path}.tmp") as file:
-            file.write(BLOB)
-        storage.move(f"{path}.tmp", path)
-        assert storage.size_and_crc32c(path) == (len(BLOB), google_crc32c.value(BLOB))
-        assert storage.read_bytes(path) == BLOB
-        storage.write_bytes(f"{path}.small", b"small")
+        publish_and_read(f"{folder}/{number}")
+        storage.write_bytes(f"{folder}/{number}.small", b"small")
     expected = [(f"{number}{end}", size) for number in range(2) for end, size in (("", len(BLOB)), (".small", 5))]
     assert [(storage.name_of(path), size) for path, size in storage.list_folder(folder)] == expected
     storage.delete([f"{folder}/{name}" for name, _ in expected])

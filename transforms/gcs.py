@@ -1,7 +1,7 @@
 """Objects in Google Cloud Storage (`gs://…`), for `transforms.storage`: tried again, never waited for without end, and checked.
 
 Beam's own filesystem makes a client, and with it a connection, for each call, takes two requests to read an object, and
-does not compare what it reads with the object's CRC32C. Errors are the system's own: `FileNotFoundError`, else `OSError`.
+does not compare what it reads with the object's CRC32C.
 """
 
 from __future__ import annotations
@@ -13,18 +13,16 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import IO, Any, TypeVar
 
 import google.auth
 import google_crc32c
 import requests
-from apache_beam.io.filesystem import FileSystem
+from apache_beam.io.filesystemio import DownloaderStream
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.io.gcp.gcsio import parse_gcs_path
-from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound, RequestRangeNotSatisfiable, RetryError, Unauthorized
+from google.api_core.exceptions import GoogleAPIError, RequestRangeNotSatisfiable, RetryError, Unauthorized
 from google.api_core.retry import Retry
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
 from google.auth.transport.requests import AuthorizedSession
@@ -33,7 +31,8 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from google.resumable_media import DataCorruption, InvalidResponse
 from requests.structures import CaseInsensitiveDict
 
-from transforms.ahead import Take, Writable, take_at_once, write_behind
+from transforms.ahead import Take, Writable, write_behind
+from transforms.object_store import CredentialsError, ObjectStore, Ranges, Stat
 from transforms.records import InputError
 
 SCHEME = "gs://"
@@ -47,7 +46,7 @@ CHECK_TIMEOUT, CHECK_PATIENCE = (4.0, 8.0), 15.0
 """The same, for the question whether a bucket is there at all."""
 READ_BYTES = WRITE_BYTES = 8 << 20
 CONNECTIONS = 64
-DELETE_THREADS = 16
+_NO_CREDENTIALS = "; there are no Google credentials here: gcloud auth application-default login"
 
 Result = TypeVar("Result")
 
@@ -69,24 +68,9 @@ def _retry(patience: float) -> Retry:
     return Retry(predicate=_is_transient, initial=FIRST_PAUSE, maximum=LONGEST_PAUSE, multiplier=2.0, timeout=patience)
 
 
-@contextmanager
-def _as_system_errors(path: str) -> Iterator[None]:
-    try:
-        yield
-    except NotFound as error:
-        raise FileNotFoundError(errno.ENOENT, f"there is no such object or bucket ({error.message})", path) from error
-    except InvalidResponse as error:
-        if error.response.status_code == 404:
-            raise FileNotFoundError(errno.ENOENT, f"there is no such object or bucket ({error})", path) from error
-        raise OSError(f"{path}: {error}") from error
-    except (GoogleAPIError, GoogleAuthError, DataCorruption, requests.RequestException) as error:
-        raise OSError(f"{path}: {error}") from error
-
-
-def _persist(path: str, attempt: Callable[[], Result], patience: float | None = None) -> Result:
+def _persist(attempt: Callable[[], Result], patience: float | None = None) -> Result:
     """What an attempt gives, which is made again after a fault that may pass."""
-    with _as_system_errors(path):
-        result: Result = _retry(patience or PATIENCE)(attempt)()
+    result: Result = _retry(patience or PATIENCE)(attempt)()
     return result
 
 
@@ -139,50 +123,17 @@ def client() -> Client:
         return _client(os.environ.get(EMULATOR))
 
 
-def _blob(path: str) -> Blob:
-    bucket, name = parse_gcs_path(path)
-    return client().bucket(bucket).blob(name)
-
-
-def check(path: str, only_read: bool = False) -> bool:
-    """Whether anything is at a path or below, a glob pattern's unchanging beginning where it is one; an answer within seconds.
-
-    Raises `InputError` where the bucket is not there, can't be reached, or refuses. Who `only_read`s objects whose names are
-    known needs no permission to list them, so that a refusal says nothing.
-    """
+def _find_credentials() -> None:
     global _anonymous
-    if not re.fullmatch(r"gs://[^/]+(/.*)?", path, re.DOTALL):
-        raise InputError(f"{path}: expected gs://BUCKET/…")
-    said = path.rstrip("/")
-    bucket, _, prefix = _beginning(path).removeprefix(SCHEME).partition("/")
-    advice = ""
-    if not os.environ.get(EMULATOR):
-        try:
-            google.auth.default()
-        except DefaultCredentialsError:  # Beam would look for them for half a minute, in vain
-            _anonymous, advice = True, "; there are no Google credentials here: gcloud auth application-default login"
-        except GoogleAuthError as error:
-            raise InputError(f"{said}: the Google credentials can't be used: {error}") from error
-
-    def attempt() -> bool:
-        return any(True for _ in client().list_blobs(bucket, prefix=prefix, max_results=1, retry=None, timeout=CHECK_TIMEOUT))
-
     try:
-        return _persist(path, attempt, CHECK_PATIENCE)
-    except FileNotFoundError:
-        raise InputError(f"{said}: there is no bucket {bucket}") from None
-    except OSError as error:
-        cause = error.__cause__
-        if isinstance(cause, Forbidden | Unauthorized):
-            if only_read:
-                return True
-            raise InputError(f"{said}: the bucket refuses: {cause.message}{advice}") from error
-        if isinstance(cause, RetryError):
-            cause = cause.cause
-        raise InputError(f"{said}: the bucket can't be reached: {cause}{advice}") from error
+        google.auth.default()
+    except DefaultCredentialsError:  # Beam would look for them for half a minute, in vain
+        _anonymous = True
+    except GoogleAuthError as error:
+        raise CredentialsError(errno.EACCES, f"the Google credentials can't be used: {error}") from error
 
 
-# -------------------------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------------------------ what is checked
 
 
 def _checked(path: str, data: bytes, expected: int | None) -> bytes:
@@ -197,6 +148,22 @@ def _crc32c_of(blob: Blob) -> int | None:
     return int.from_bytes(base64.b64decode(blob.crc32c), "big") if blob.crc32c else None
 
 
+class _CheckedRanges(Ranges):
+    """Who reads an object from its beginning to its end has read what is stored, or gets an error."""
+
+    checked = crc32c = 0
+
+    def get_range(self, start: int, end: int) -> bytes:
+        data = super().get_range(start, min(end, start + READ_BYTES))
+        if start == self.checked:
+            self.crc32c = google_crc32c.extend(self.crc32c, data)
+            self.checked += len(data)
+            if self.checked == self.size and self.crc32c != self.stat.crc32c:
+                said = f"what was read has the CRC32C {self.crc32c:08x}, not that of the object"
+                raise CorruptTransferError(f"{self.path}: {said}")
+        return data
+
+
 _reading = threading.local()  # `take`: what the thread's read has to ask for room, once it is known how much
 
 
@@ -208,229 +175,172 @@ def _make_room(response: requests.Response, **_: Any) -> None:
         take(int(response.headers.get("Content-Length") or 0))
 
 
-def read_bytes(path: str, take: Take = take_at_once) -> bytes:
-    """A whole object, by one request, compared with its CRC32C."""
-    _reading.take = take
-
-    def attempt() -> bytes:
-        blob, arrived = _blob(path), io.BytesIO()
-        blob.download_to_file(arrived, raw_download=True, checksum=None, retry=None, timeout=TIMEOUT, single_shot_download=True)
-        return _checked(path, arrived.getvalue(), _crc32c_of(blob))  # which came along in a header
-
-    try:
-        return _persist(path, attempt)
-    except OSError:
-        if _reading.take is not None:
-            raise
-        return _persist(path, attempt)  # with new patience: the first may have gone by while the read waited for room
-    finally:
-        _reading.take = None
+# ------------------------------------------------------------------------------------------------------------ the store
 
 
-def read_range(path: str, offset: int, length: int, crc32c: int) -> bytes:
-    """Some bytes of an object, by one request, compared with their CRC32C; `InputError` where the object has others now."""
-    if not length:
-        return b""
-    wrong: set[bytes] = set()
+class Gcs(ObjectStore):
+    """Google Cloud Storage."""
 
-    def attempt() -> bytes:
+    form = "gs://BUCKET/…"
+    parts = re.compile(r"gs://([^/]+)(?:/(.*))?", re.DOTALL)
+    bucket = "bucket"
+    credentials = "GOOGLE_APPLICATION_CREDENTIALS, or where gcloud auth application-default login leaves them"
+    errors = (GoogleAPIError, GoogleAuthError, DataCorruption, InvalidResponse, requests.RequestException)
+
+    def explained(self, path: str, error: Any) -> OSError:
+        status = error.response.status_code if isinstance(error, InvalidResponse) else getattr(error, "code", None)
+        said, advice = getattr(error, "message", error), _NO_CREDENTIALS if _anonymous else ""
+        if status == 404:
+            return FileNotFoundError(errno.ENOENT, f"there is no such object or bucket ({said})", path)
+        if status in (401, 403):
+            return PermissionError(errno.EACCES, f"{said}{advice}", path)
+        return OSError(errno.EIO, f"{error}{advice}", path)
+
+    def _blob(self, path: str, generation: str | None = None) -> Blob:
+        bucket, name = self.split(path)
+        return client().bucket(bucket).blob(name, generation=generation)
+
+    def _any(self, bucket: str, prefix: str) -> bool:
+        if not os.environ.get(EMULATOR):
+            _find_credentials()
+
+        def attempt() -> bool:
+            found = client().list_blobs(bucket, prefix=prefix, max_results=1, retry=None, timeout=CHECK_TIMEOUT)
+            return any(True for _ in found)
+
         try:
-            data = _download(_blob(path), offset, length)
-        except RequestRangeNotSatisfiable:
-            data = b""
-        if google_crc32c.value(data) != crc32c and (not data or data in wrong):  # the same twice is no accident
-            raise InputError(f"{path} has changed while it was read")
-        wrong.add(data)
-        return _checked(path, data, crc32c)
+            return _persist(attempt, CHECK_PATIENCE)
+        except RetryError as error:
+            raise self.explained(f"{SCHEME}{bucket}", error.cause) from error
 
-    return _persist(path, attempt)
+    def _stat(self, path: str) -> Stat:
+        blob = self._blob(path)
+        _persist(lambda: blob.reload(retry=None, timeout=TIMEOUT))
+        return Stat(int(blob.size or 0), str(blob.generation), _crc32c_of(blob))
 
-
-def _download(blob: Blob, offset: int, length: int) -> bytes:
-    data: bytes = blob.download_as_bytes(
-        start=offset, end=offset + length - 1, raw_download=True, checksum=None, retry=None, timeout=TIMEOUT
-    )
-    return data
-
-
-def _metadata(path: str) -> Blob:
-    blob = _blob(path)
-    _persist(path, lambda: blob.reload(retry=None, timeout=TIMEOUT))
-    return blob
-
-
-class _Reader(io.RawIOBase):
-    """An object read by ranges. Who reads it from its beginning to its end has read what is stored, or gets an error."""
-
-    def __init__(self, path: str, blob: Blob) -> None:
-        self.path, self.size, self.expected = path, int(blob.size or 0), _crc32c_of(blob)
-        # A name may get other content while it is read; a generation does not.
-        self.blob = client().bucket(blob.bucket.name).blob(blob.name, generation=blob.generation)
-        self.position = self.checked = self.crc32c = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence])
-        return self.position
-
-    def readinto(self, buffer: Any) -> int:
-        length = min(len(buffer), READ_BYTES, self.size - self.position)
-        if length <= 0:
-            return 0
+    def _read(self, path: str, take: Take) -> bytes:
+        _reading.take = take
 
         def attempt() -> bytes:
-            data = _download(self.blob, self.position, length)
+            blob, arrived = self._blob(path), io.BytesIO()
+            blob.download_to_file(
+                arrived, raw_download=True, checksum=None, retry=None, timeout=TIMEOUT, single_shot_download=True
+            )
+            return _checked(path, arrived.getvalue(), _crc32c_of(blob))  # which came along in a header
+
+        try:
+            return _persist(attempt)
+        except self.errors:
+            if _reading.take is not None:
+                raise
+            return _persist(attempt)  # with new patience: the first may have gone by while the read waited for room
+        finally:
+            _reading.take = None
+
+    def _download(self, path: str, offset: int, length: int, generation: str | None = None) -> bytes:
+        data: bytes = self._blob(path, generation).download_as_bytes(
+            start=offset, end=offset + length - 1, raw_download=True, checksum=None, retry=None, timeout=TIMEOUT
+        )
+        return data
+
+    def _read_range(self, path: str, offset: int, length: int, etag: str | None) -> bytes:
+        def attempt() -> bytes:
+            data = self._download(path, offset, length, etag)
             if len(data) != length:
-                raise CorruptTransferError(f"{self.path}: {len(data)} bytes arrived from {self.position} on, expected {length}")
+                raise CorruptTransferError(f"{path}: {len(data)} bytes arrived from {offset} on, expected {length}")
             return data
 
-        data = _persist(self.path, attempt)
-        buffer[:length] = data
-        if self.position == self.checked:
-            self.crc32c = google_crc32c.extend(self.crc32c, data)
-            self.checked += length
-            if self.checked == self.size and self.crc32c != self.expected:
-                raise CorruptTransferError(f"{self.path}: what was read has the CRC32C {self.crc32c:08x}, not that of the object")
-        self.position += length
-        return length
+        return _persist(attempt)
 
+    def read_range(self, path: str, offset: int, length: int, crc32c: int) -> bytes:
+        """Some bytes of an object, asked for again where they don't have their CRC32C; `InputError` if others come twice."""
+        if not length:
+            return b""
+        wrong: set[bytes] = set()
 
-def open_read(path: str) -> IO[bytes]:
-    """A seekable file; its content is checked if it is small, or read from its beginning to its end."""
-    blob = _metadata(path)
-    if int(blob.size or 0) <= READ_BYTES:
-        return io.BytesIO(read_bytes(path))
-    return io.BufferedReader(_Reader(path, blob), READ_BYTES)
+        def attempt() -> bytes:
+            try:
+                data = self._download(path, offset, length)
+            except RequestRangeNotSatisfiable:
+                data = b""
+            if google_crc32c.value(data) != crc32c and (not data or data in wrong):  # the same twice is no accident
+                raise InputError(f"{path} has changed while it was read")
+            wrong.add(data)
+            return _checked(path, data, crc32c)
 
+        with self._as_system_errors(path):
+            return _persist(attempt)
 
-# -------------------------------------------------------------------------------------------------------------- writing
+    def open_read(self, path: str) -> IO[bytes]:
+        """A seekable file; its content is checked if it is small, or read from its beginning to its end."""
+        stat = self.stat(path)
+        if stat.bytes <= READ_BYTES:
+            return io.BytesIO(self.read_bytes(path))
+        return io.BufferedReader(DownloaderStream(_CheckedRanges(self, path, stat), READ_BYTES), READ_BYTES)
 
-
-@contextmanager
-def open_write(path: str) -> Iterator[Writable]:
-    """A new object, uploaded a piece at a time; it is there, its CRC32C compared, when the block ends without an exception."""
-    with _as_system_errors(path):
-        file = _blob(path).open(
-            "wb",
-            chunk_size=WRITE_BYTES,
-            content_type="application/octet-stream",
-            checksum="crc32c",
-            retry=_retry(PATIENCE),
-            timeout=TIMEOUT,
-        )
-        with file, write_behind(file, WRITE_BYTES) as behind:
-            yield behind
-
-
-def write_bytes(path: str, data: bytes) -> None:
-    """A whole object, by one request."""
-
-    def attempt() -> None:
-        _blob(path).upload_from_string(
-            data, content_type="application/octet-stream", checksum="crc32c", retry=None, timeout=TIMEOUT
-        )
-
-    _persist(path, attempt)
-
-
-def move(source: str, target: str) -> None:
-    """Copies an object and deletes the first; either step may have been done by an attempt whose answer was lost."""
-    origin, copy = _blob(source), _blob(target)
-    token: str | None = None
-
-    def step() -> str | None:
-        token_after, _, _ = copy.rewrite(origin, token=token, retry=None, timeout=TIMEOUT)
-        return token_after  # type: ignore[no-any-return]
-
-    while token := _persist(source, step):
-        pass
-    delete([source])
-
-
-def delete(paths: list[str]) -> None:
-    """Deletes objects; those that are gone already are no error."""
-
-    def remove(path: str) -> None:
-        with suppress(FileNotFoundError):
-            _persist(path, lambda: _blob(path).delete(retry=None, timeout=TIMEOUT))
-
-    if len(paths) == 1:
-        remove(paths[0])
-    elif paths:
-        with ThreadPoolExecutor(min(DELETE_THREADS, len(paths))) as pool:
-            list(pool.map(remove, paths))
-
-
-# ------------------------------------------------------------------------------------------------------------- listings
-
-
-def _listing(bucket: str, prefix: str, delimiter: str | None = None) -> Iterator[tuple[str, int]]:
-    """Paths and sizes, a page at a time. A name with a slash at its end is a console's idea of a folder."""
-    token: str | None = None
-    while True:
-
-        def page(token: str | None = token) -> tuple[list[Blob], str | None]:
-            found = client().list_blobs(
-                bucket,
-                prefix=prefix,
-                delimiter=delimiter,
-                page_token=token,
-                fields="items(name,size),prefixes,nextPageToken",
-                retry=None,
+    @contextmanager
+    def open_write(self, path: str) -> Iterator[Writable]:
+        """A new object, uploaded a piece at a time; it is there, its CRC32C compared, when the block ends without an error."""
+        with self._as_system_errors(path):
+            file = self._blob(path).open(
+                "wb",
+                chunk_size=WRITE_BYTES,
+                content_type="application/octet-stream",
+                checksum="crc32c",
+                retry=_retry(PATIENCE),
                 timeout=TIMEOUT,
             )
-            return list(next(found.pages, ())), found.next_page_token
+            with file, write_behind(file, WRITE_BYTES) as behind:
+                yield behind
 
-        blobs, token = _persist(f"{SCHEME}{bucket}/{prefix}", page)
-        yield from ((f"{SCHEME}{bucket}/{blob.name}", int(blob.size)) for blob in blobs if not blob.name.endswith("/"))
-        if not token:
-            return
+    def _put(self, path: str, content: IO[bytes]) -> None:
+        data = content.read()
 
+        def attempt() -> None:
+            self._blob(path).upload_from_string(
+                data, content_type="application/octet-stream", checksum="crc32c", retry=None, timeout=TIMEOUT
+            )
 
-def _beginning(pattern: str) -> str:
-    """A pattern up to its first special character."""
-    return re.split(r"[*?[]", pattern, maxsplit=1)[0]
+        _persist(attempt)
 
+    def _copy(self, source: str, target: str) -> None:
+        origin, copy = self._blob(source), self._blob(target)
+        token: str | None = None
 
-def match(pattern: str) -> Iterator[tuple[str, int]]:
-    """Paths and sizes of the objects that one of Beam's glob patterns matches."""
-    wanted = re.compile(FileSystem.translate_pattern(pattern))
-    plain = _beginning(pattern)
-    if plain == pattern:
-        with suppress(FileNotFoundError):
-            yield pattern, int(_metadata(pattern).size or 0)
-        return
-    bucket, prefix = parse_gcs_path(plain, object_optional=True)
-    yield from (found for found in _listing(bucket, prefix) if wanted.match(found[0]))
+        def step() -> str | None:
+            token_after, _, _ = copy.rewrite(origin, token=token, retry=None, timeout=TIMEOUT)
+            return token_after  # type: ignore[no-any-return]
 
+        while token := _persist(step):
+            pass
 
-def list_folder(folder: str) -> Iterator[tuple[str, int]]:
-    """Paths and sizes of the objects directly in a folder."""
-    bucket, prefix = parse_gcs_path(folder.rstrip("/") + "/", object_optional=True)
-    yield from _listing(bucket, prefix, "/")
+    def _remove(self, path: str) -> None:
+        _persist(lambda: self._blob(path).delete(retry=None, timeout=TIMEOUT))
 
+    def _list(self, bucket: str, prefix: str, flat: bool) -> Iterator[tuple[str, int]]:
+        token: str | None = None
+        while True:
 
-def exists(path: str) -> bool:
-    """Whether there is such an object."""
-    try:
-        _metadata(path)
-    except FileNotFoundError:
-        return False
-    return True
+            def page(token: str | None = token) -> tuple[list[Blob], str | None]:
+                found = client().list_blobs(
+                    bucket,
+                    prefix=prefix,
+                    delimiter=None if flat else "/",
+                    page_token=token,
+                    fields="items(name,size),prefixes,nextPageToken",
+                    retry=None,
+                    timeout=TIMEOUT,
+                )
+                return list(next(found.pages, ())), found.next_page_token
 
+            blobs, token = _persist(page)
+            yield from ((blob.name, int(blob.size)) for blob in blobs)
+            if not token:
+                return
 
-def size_and_crc32c(path: str) -> tuple[int, int]:
-    """The size of an object in bytes and its CRC32C, as the bucket has them."""
-    blob = _metadata(path)
-    known = _crc32c_of(blob)
-    if known is None:
-        raise OSError(f"{path}: the bucket says nothing of its CRC32C")
-    return int(blob.size or 0), known
+    def size_and_crc32c(self, path: str) -> tuple[int, int]:
+        """The size of an object in bytes and its CRC32C, as the bucket has them."""
+        stat = self.stat(path)
+        if stat.crc32c is None:
+            raise OSError(f"{path}: the bucket says nothing of its CRC32C")
+        return stat.bytes, stat.crc32c

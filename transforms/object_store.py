@@ -1,10 +1,9 @@
-"""What S3 and Azure have in common, for `transforms.storage`: whole files, folders and patterns, made of a store's few requests.
+"""What buckets have in common, for `transforms.storage`: whole files, folders and patterns, made of a store's few requests.
 
 Beam's own filesystems don't do: each call makes a client, and with it connections, and a read takes two requests; the one for
 S3 can't write an empty object, the one for Azure raises where an object is not there and does not wait for copies.
 
-Errors are the system's own: `FileNotFoundError`, `PermissionError`, else `OSError`. What may pass, the stores' libraries try
-again.
+Errors are the system's own: `FileNotFoundError`, `PermissionError`, else `OSError`. What may pass, a store tries again.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from apache_beam.io.filesystemio import Downloader, DownloaderStream
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from transforms.ahead import Take, take_at_once
+from transforms.ahead import Take, Writable, take_at_once
 from transforms.records import InputError
 
 CONNECTIONS = 64
@@ -47,10 +46,11 @@ class CredentialsError(OSError):
 
 
 class Stat(NamedTuple):
-    """Of an object: its size, and the tag that changes with its content."""
+    """Of an object: its size, the tag that changes with its content, and its CRC32C where the store knows it."""
 
     bytes: int
     etag: str
+    crc32c: int | None = None
 
 
 def one_for_all(make: Callable[..., Client]) -> Callable[..., Client]:
@@ -69,12 +69,11 @@ def _no_options() -> PipelineOptions:
     return PipelineOptions([])
 
 
-class _Ranges(Downloader):  # type: ignore[misc]
+class Ranges(Downloader):  # type: ignore[misc]
     """An object read by ranges, all of the same version."""
 
-    def __init__(self, store: ObjectStore, path: str) -> None:
-        self.store, self.path = store, path
-        self.stat = store.stat(path)
+    def __init__(self, store: ObjectStore, path: str, stat: Stat) -> None:
+        self.store, self.path, self.stat = store, path, stat
 
     @property
     def size(self) -> int:
@@ -85,7 +84,7 @@ class _Ranges(Downloader):  # type: ignore[misc]
 
 
 class ObjectStore(ABC):
-    """The functions of `transforms.gcs`, for another store. A store says what takes one request each."""
+    """A kind of bucket, which says what takes one request each. Listings are pairs of path and size, not sorted."""
 
     form: str
     """How its paths look: SCHEME://BUCKET/…"""
@@ -186,10 +185,10 @@ class ObjectStore(ABC):
 
     def open_read(self, path: str) -> IO[bytes]:
         """A seekable file, whose content is that of one moment."""
-        return io.BufferedReader(DownloaderStream(_Ranges(self, path), READ_BYTES), READ_BYTES)
+        return io.BufferedReader(DownloaderStream(Ranges(self, path, self.stat(path)), READ_BYTES), READ_BYTES)
 
     @contextmanager
-    def open_write(self, path: str) -> Iterator[IO[bytes]]:
+    def open_write(self, path: str) -> Iterator[Writable]:
         """A new object, which is there when the block ends without an exception."""
         with tempfile.SpooledTemporaryFile(MEMORY_BYTES) as file:
             yield file
@@ -215,8 +214,11 @@ class ObjectStore(ABC):
             with suppress(FileNotFoundError), self._as_system_errors(path):
                 self._remove(path)
 
-        with ThreadPoolExecutor(DELETE_THREADS) as pool:
-            list(pool.map(remove, paths))
+        if len(paths) == 1:
+            remove(paths[0])
+        elif paths:
+            with ThreadPoolExecutor(min(DELETE_THREADS, len(paths))) as pool:
+                list(pool.map(remove, paths))
 
     def _listing(self, path: str, flat: bool) -> Iterator[tuple[str, int]]:
         """Paths and sizes of what begins with a path. A name with a slash at its end is a console's idea of a folder."""

@@ -8,16 +8,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import IO, NamedTuple, Protocol, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 import google_crc32c
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from transforms import gcs
 from transforms.ahead import Take, Writable, take_at_once
+from transforms.gcs import Gcs
+from transforms.object_store import ObjectStore
 from transforms.records import InputError
 
 Result = TypeVar("Result")
@@ -35,31 +36,14 @@ def is_local(path: str) -> bool:
     return FileSystems.get_scheme(path) is None
 
 
-class Store(Protocol):
-    """What buckets of any kind do; listings are pairs of path and size, not sorted. See the functions of this module."""
-
-    def check(self, path: str, only_read: bool = False) -> bool: ...
-    def read_bytes(self, path: str, take: Take = take_at_once) -> bytes: ...
-    def read_range(self, path: str, offset: int, length: int, crc32c: int) -> bytes: ...
-    def open_read(self, path: str) -> IO[bytes]: ...
-    def open_write(self, path: str) -> AbstractContextManager[Writable]: ...
-    def write_bytes(self, path: str, data: bytes) -> None: ...
-    def move(self, source: str, target: str) -> None: ...
-    def delete(self, paths: list[str]) -> None: ...
-    def match(self, pattern: str) -> Iterator[tuple[str, int]]: ...
-    def list_folder(self, folder: str) -> Iterator[tuple[str, int]]: ...
-    def exists(self, path: str) -> bool: ...
-    def size_and_crc32c(self, path: str) -> tuple[int, int]: ...
-
-
 EXTRAS = {"s3": "aws", "azfs": "azure"}
 """By scheme, the extra of ours that has what it needs."""
 
 
 @lru_cache
-def _store(scheme: str | None) -> Store | None:
+def _store(scheme: str | None) -> ObjectStore | None:
     if scheme == "gs":
-        return gcs
+        return Gcs()
     if scheme == "s3":
         from transforms.s3 import S3
 
@@ -71,7 +55,7 @@ def _store(scheme: str | None) -> Store | None:
     return None
 
 
-def _store_of(path: str) -> Store | None:
+def _store_of(path: str) -> ObjectStore | None:
     """The store that a path is in; None for this machine's file system, and for others that are left to Beam.
 
     Raises `InputError` where what it needs is not installed.

@@ -20,6 +20,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from conftest import Data
 from environments import python_with_maskbeam
 from storage_server import files_below, published, storage_server
+from store_contract import BLOB, StoreContract, kind_of_error, publish_and_read
 from stores import StoreServer, azure_server, s3_server
 
 from beam_pipeline.cli import main
@@ -27,10 +28,7 @@ from beam_pipeline.options import RunOptions
 from beam_pipeline.run import run
 from transforms import azure, object_store, s3, storage
 from transforms.records import InputError
-from transforms.storage import StoredFile
 
-NAMES = ["plain.txt", "two words", "日本 é😀", "ha#sh", "per%20cent", "a&b=c;d,e'f+", "star*", "set[1].json", "question?"]
-BLOB = bytes(range(256)) * 5000
 OPTIONS = {"splits": "train=0.7,val=0.3", "num_shards": "2"}
 FAULTS = ("unavailable", "stalled", "cut", "refused")
 
@@ -59,30 +57,11 @@ def folder(server: StoreServer, request: pytest.FixtureRequest) -> str:
     return f"{server.root}/" + hashlib.sha256(request.node.name.encode()).hexdigest()[:16]
 
 
-def kind_of_error(function: object, *arguments: object) -> Exception:
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - which it is, is the question
-        function(*arguments)
-    return caught.value
-
-
 # ------------------------------------------------------------------------------------------------------------- storage
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_what_is_written_is_read_found_moved_and_deleted(folder: str, name: str) -> None:
-    path, other = storage.join(folder, name), storage.join(folder, "moved", name)
-    assert not storage.exists(path)
-    storage.write_bytes(path, BLOB)
-    assert storage.exists(path)
-    assert storage.read_bytes(path) == BLOB
-    assert storage.read_range(path, 1000, 500, google_crc32c.value(BLOB[1000:1500])) == BLOB[1000:1500]
-    assert storage.size_and_crc32c(path) == (len(BLOB), google_crc32c.value(BLOB))
-    assert storage.match(path) == storage.list_folder(folder) == [StoredFile(path, len(BLOB))]
-    storage.move(path, other)
-    assert storage.list_below(folder) == [StoredFile(other, len(BLOB))]
-    assert storage.list_folder(folder) == []
-    storage.delete([other, path])
-    assert storage.list_below(folder) == []
+class TestStores(StoreContract):
+    pass
 
 
 @pytest.mark.parametrize("size", [0, 1, object_store.MEMORY_BYTES + 1])
@@ -102,37 +81,6 @@ def test_files_of_any_size_go_there_and_back(server: StoreServer, folder: str, s
     assert storage.size_and_crc32c(path) == (len(content), google_crc32c.value(content))
 
 
-def test_a_block_that_raises_writes_nothing(folder: str) -> None:
-    def broken() -> None:
-        with storage.open_write(f"{folder}/file") as file:
-            file.write(b"x")
-            raise ZeroDivisionError
-
-    assert isinstance(kind_of_error(broken), ZeroDivisionError)
-    assert storage.list_folder(folder) == []
-
-
-def test_listings_are_of_one_folder_without_the_markers_that_consoles_make(server: StoreServer, folder: str) -> None:
-    names = ["a.json", "b.json", "sub/c.json", "sub/"]
-    for name in names:
-        server.write(f"{folder.removeprefix(server.root)}/{name}"[1:], b"abc")
-    expected = [StoredFile(f"{folder}/{name}", 3) for name in ("a.json", "b.json")]
-    assert storage.list_folder(folder) == storage.list_folder(f"{folder}/") == storage.match(f"{folder}/*.json") == expected
-    assert [file.path for file in storage.match(f"{folder}/**.json")] == [f"{folder}/{name}" for name in names[:3]]
-    assert storage.match(f"{folder}/x*") == storage.list_folder(f"{folder}/nothing") == []
-
-
-@pytest.mark.parametrize("bucket", ["bkt", "nope"])
-def test_what_is_not_there_is_missing(server: StoreServer, bucket: str) -> None:
-    path = server.root.replace("bkt", bucket) + "/nothing"
-    for function in (storage.read_bytes, storage.open_read, storage.size_and_crc32c):
-        assert storage.is_missing(kind_of_error(function, path))
-    assert storage.is_missing(kind_of_error(storage.move, path, f"{server.root}/other"))
-    assert not storage.exists(path)
-    assert storage.match(path) == []
-    storage.delete([path])
-
-
 def test_a_file_that_changes_is_not_read_as_two_halves(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_store, "READ_BYTES", 1000)
     path = f"{folder}/file"
@@ -145,16 +93,6 @@ def test_a_file_that_changes_is_not_read_as_two_halves(folder: str, monkeypatch:
         storage.read_range(path, 0, 1000, google_crc32c.value(b"x" * 1000))
 
 
-def test_reading_takes_one_request_and_one_connection_serves_all(server: StoreServer, folder: str) -> None:
-    for number in range(5):
-        storage.write_bytes(f"{folder}/{number}", b"x")
-    server.plan()
-    for number in range(5):
-        storage.read_bytes(f"{folder}/{number}")
-    assert server.requests == {"GET data": 5}
-    assert server.connections <= 1
-
-
 @pytest.mark.parametrize("kind", FAULTS)
 def test_operations_survive_faults(server: StoreServer, folder: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_store, "READ_SECONDS", 0.5)
@@ -163,12 +101,7 @@ def test_operations_survive_faults(server: StoreServer, folder: str, kind: str, 
     monkeypatch.setattr(FileSystems, "_pipeline_options", PipelineOptions(server.options))  # and so a client of its own
     server.plan({kind: 0.3}, seed=1)
     for number in range(2):
-        path = f"{folder}/{number}"
-        with storage.open_write(f"{path}.tmp") as file:
-            file.write(BLOB)
-        storage.move(f"{path}.tmp", path)
-        assert storage.size_and_crc32c(path) == (len(BLOB), google_crc32c.value(BLOB))
-        assert storage.read_bytes(path) == BLOB
+        publish_and_read(f"{folder}/{number}")
     assert [(storage.name_of(path), size) for path, size in storage.list_folder(folder)] == [("0", len(BLOB)), ("1", len(BLOB))]
     storage.delete([f"{folder}/0", f"{folder}/1"])
     assert storage.list_folder(folder) == []
