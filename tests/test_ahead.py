@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,10 +85,25 @@ def test_no_more_are_begun_than_twice_the_threads_and_one() -> None:
         assert len(reads.begun) <= position + 2 * 3 + 1
 
 
-def test_as_many_wait_at_the_same_time_as_there_are_threads() -> None:
-    together = threading.Barrier(16, timeout=PATIENCE)  # passed only if 16 reads are under way at once
-    found = read_ahead(lambda number, take: together.wait() and None, range(32), 16, 100)
-    assert [number for number, _ in found] == list(range(32))
+def test_half_as_many_are_begun_as_there_are_threads_while_none_has_to_be_waited_for() -> None:
+    reads = Reads([0] * 100)
+    for position, _ in read_ahead(reads, range(100), 16, 100):
+        assert len(reads.begun) <= position + 16 // 2 + 1
+        while reads.count < min(100, position + 16 // 2 + 1):
+            pass  # so that the next is done when it is asked for
+
+
+def test_as_many_wait_at_the_same_time_as_there_are_threads_once_they_have_been_waited_for() -> None:
+    slow, together = 48, threading.Barrier(16, timeout=PATIENCE)  # passed only if 16 reads are under way at once
+
+    def read(number: int, take: Take) -> None:
+        if number < slow:
+            time.sleep(0.01)  # none is done when it is needed
+        else:
+            together.wait()
+
+    found = read_ahead(read, range(slow + 32), 16, 100)
+    assert [number for number, _ in found] == list(range(slow + 32))
 
 
 def within_time(work: Callable[[], Any]) -> Any:
