@@ -47,9 +47,9 @@ class LostSightError(RuntimeError):
 
 
 def is_dataflow(flags: Sequence[str]) -> bool:
-    """Whether Beam takes its flags for a job on Dataflow; it knows the runner by a short name too, in any case."""
+    """Whether Beam takes its flags for a job on Dataflow; it knows the runner by other names too, in any case."""
     runner = PipelineOptions(flags).get_all_options().get("runner") or ""
-    return str(runner).lower().removesuffix("runner") == "dataflow"
+    return str(runner).rpartition(".")[2].lower().removesuffix("runner") == "dataflow"
 
 
 # ---------------------------------------------------------------------------------------------------- before the job
@@ -213,7 +213,8 @@ def wait(runner: Any, result: Any, terminal: Terminal) -> tuple[str, str | None]
         terminal.status(line())
 
     with showing(terminal, line, STATE_SECONDS, STATE_SECONDS):
-        DataflowRunner.poll_for_job_completion(runner, result, None, changed)
+        while not result.is_in_terminal_state():  # Beam also comes back from a job that waits, if the service has logged an error
+            DataflowRunner.poll_for_job_completion(runner, result, None, changed)
     return state, runner.last_error_msg
 
 

@@ -58,7 +58,7 @@ def image_spec(image: str = "REGION-docker.pkg.dev/PROJECT/REPOSITORY/maskbeam:T
     return {"image": image, "metadata": metadata(), "sdkInfo": {"language": "PYTHON"}}
 
 
-def as_json(value: object) -> str:
+def as_text(value: object) -> str:
     """JSON for people and machines."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 

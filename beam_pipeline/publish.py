@@ -252,9 +252,7 @@ def write_rejects(claim: Claim, parts: list[RejectPart]) -> None:
     """Merges the parts into `rejects.jsonl`, sorted by image and annotation id."""
     temporary, size, crc32c = claim.temporary_name(REJECTS), 0, 0
     with storage.open_write(temporary) as file:
-        for reject in heapq.merge(
-            *(_read_lines(part.path) for part in sorted(parts, key=lambda part: part.path)), key=_reject_order
-        ):
+        for reject in heapq.merge(*(_read_lines(part.path) for part in parts), key=_reject_order):
             line = msgspec.json.encode(reject) + b"\n"
             file.write(line)
             size, crc32c = size + len(line), storage.crc32c_of(line, crc32c)
@@ -346,14 +344,18 @@ def publish(
         return
     claim.check()
     if not storage.exists(storage.join(output, SUCCESS)):
-        write_empty_shards(claim, shards)
-        write_rejects(claim, sorted(parts, key=lambda part: part.path))
-        check_rejects(options, manifest)
-        claim.publish_all(contents(options, labels, manifest, statistics.as_json(dict(labels.items()))))
-        check_shards(output, shards)
-        claim.publish_bytes(SUCCESS, b"")
+        try:
+            write_empty_shards(claim, shards)
+            write_rejects(claim, sorted(parts, key=lambda part: part.path))
+            check_rejects(options, manifest)
+            claim.publish_all(contents(options, labels, manifest, statistics.as_json(dict(labels.items()))))
+            check_shards(output, shards)
+            claim.publish_bytes(SUCCESS, b"")
+        except Exception:
+            claim.check()  # another job may have put something else there
+            raise
         images = manifest["images"]
-        events.log("published", output=output, shards=len(shards), images=images["written"], rejects=images["rejected"])
+        events.log("published", output=output, shards=len(shards), images=images["written"], rejected_images=images["rejected"])
     try:
         claim.release()
     except Exception as error:  # the data set is complete, and a later job clears up

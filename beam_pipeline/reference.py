@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-from beam_pipeline.flex_template import as_json, image_spec, metadata
+from beam_pipeline.flex_template import as_text, image_spec, metadata
 from beam_pipeline.options import GROUPS, RunOptions, about
 from transforms import counters
 from transforms.counters import KINDS
 from transforms.events import EVENTS
 from transforms.examples import FEATURES
 from transforms.records import Fix, ReasonCode
-from transforms.shards import LOCAL_READS, REMOTE_READS
+from transforms.shards import LOCAL_READS, READ_AHEAD_BYTES, REMOTE_READS
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -118,8 +118,9 @@ def counters_page() -> str:
         "|---|---|",
         *(f"| `{name}` | {meaning} |" for name, meaning in counters.DISTRIBUTIONS.items()),
         "",
-        f"{REMOTE_READS} images of a shard are read at the same time ({LOCAL_READS} where they lie on the worker's own disk).",
-        f"So storage holds nothing up while the mean of `read_ms` is below {REMOTE_READS} times that of `encode_ms`.",
+        f"Up to {REMOTE_READS} images of a shard are read at the same time ({LOCAL_READS} from the worker's disk), or",
+        f"as many as fit into {READ_AHEAD_BYTES >> 20} MB. So storage holds nothing up while the mean of `read_ms` is below",
+        "that many times that of `encode_ms`.",
         "",
         "## Log lines",
         "",
@@ -138,8 +139,8 @@ DERIVED: dict[str, Callable[[], str]] = {
     "docs/options.md": options_page,
     "docs/reason_codes.md": reason_codes_page,
     "docs/record.md": record_page,
-    "templates/flex/metadata.json": lambda: as_json(metadata()),
-    "templates/flex/image_spec.json": lambda: as_json(image_spec()),
+    "templates/flex/metadata.json": lambda: as_text(metadata()),
+    "templates/flex/image_spec.json": lambda: as_text(image_spec()),
     "docs/counters.md": counters_page,
 }
 

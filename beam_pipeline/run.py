@@ -35,7 +35,7 @@ from beam_pipeline.terminal import duration, quiet, watch_progress
 from beam_pipeline.trainer_bases import MODEL_GARDEN
 from beam_pipeline.trainer_config import check_place
 from transforms import storage
-from transforms.claims import SCRATCH, Claim
+from transforms.claims import SCRATCH, Claim, claimed_by
 from transforms.counters import SHARDS_REUSED
 from transforms.records import InputError, ReasonCode
 
@@ -173,10 +173,10 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome | None:
                 else:
                     result = pipeline.run()
                     result.wait_until_finish()
-            except dataflow.LostSightError:
-                raise  # it may be done, and its claim at an end
-            except Exception:
-                claim.check()  # whoever has taken over has cleared away what this job was working with
+            except Exception as error:
+                # Whoever has taken over has cleared away what this job was working with; but a claim ends with its job, too.
+                if claimed_by(options.output) is not None or claim.job in str(error):
+                    claim.check()
                 raise
     if not storage.exists(storage.join(options.output, SUCCESS)):
         claim.check()

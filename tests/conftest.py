@@ -15,6 +15,8 @@ from beam_pipeline.demo import make_demo_data
 from beam_pipeline.options import RunOptions
 from beam_pipeline.run import run
 
+pytest.register_assert_rewrite("store_contract")
+
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

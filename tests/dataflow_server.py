@@ -53,7 +53,7 @@ class _Job:
             del self.states[0]
 
     def messages(self) -> list[dict[str, str]]:
-        if self.error is None or self.state() != "JOB_STATE_FAILED":
+        if self.error is None:
             return []
         return [{"id": "m1", "time": TIME, "messageImportance": "JOB_MESSAGE_ERROR", "messageText": self.error}]
 

@@ -139,4 +139,4 @@ if __name__ == "__main__":
         try:
             print(python_of(environment))
         except LeftOutError as reason:
-            print(f"left out: {reason}")
+            sys.exit(f"left out: {reason}")

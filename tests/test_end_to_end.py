@@ -303,17 +303,18 @@ def test_a_failed_move_of_a_shard_means_no_success(
     assert not (again.folder / "_temporary").exists()
 
 
+@pytest.mark.parametrize("lost", [LostSightError("the network is gone"), RuntimeError("the network is gone")])
 def test_a_job_that_is_lost_sight_of_when_it_is_done_says_what_happened(
-    run_demo: Callable[..., Output], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_demo: Callable[..., Output], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: RuntimeError
 ) -> None:
     run = beam.Pipeline.run
 
     def runs(self: beam.Pipeline) -> None:
         run(self).wait_until_finish()
-        raise LostSightError("the network is gone")
+        raise lost
 
     monkeypatch.setattr(beam.Pipeline, "run", runs)
-    with pytest.raises(LostSightError, match="the network is gone"):
+    with pytest.raises(type(lost), match="the network is gone"):
         run_demo(output=tmp_path / "records")
     assert (tmp_path / "records" / "_SUCCESS").exists()
 

@@ -77,7 +77,7 @@ class Azure(ObjectStore):
     errors = (AzureError,)
 
     def explained(self, path: str, error: Any) -> OSError:
-        said = str(error).strip().splitlines()[0]
+        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
         status = error.status_code if isinstance(error, HttpResponseError) else None
         if status == 404:
             return FileNotFoundError(errno.ENOENT, f"there is no such blob or container ({said})", path)

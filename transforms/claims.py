@@ -64,6 +64,7 @@ class Claim(NamedTuple):
 
     def release(self) -> None:
         """Ends the claim, and leaves nothing temporary behind. Raises `InputError` where it has lapsed."""
+        self.check()
         self.clear()
         self.check()
         storage.delete([storage.join(self.output, TEMPORARY, STARTED)])
@@ -94,13 +95,16 @@ class Claim(NamedTuple):
         """A path for a file until it is whole; no other attempt at the same file has it."""
         return storage.join(self.folder, f"{storage.name_of(name)}.{uuid.uuid4().hex}")
 
-    def stands(self) -> bool:
-        """Whether no other job has claimed the output since."""
-        return not self.job or claimed_by(self.output) == self.job
-
     def check(self) -> None:
         """Raises `InputError` where the claim no longer stands."""
-        if not self.stands():
+        if not self.job:
+            return
+        holder = claimed_by(self.output)
+        if holder is None:
+            raise InputError(
+                f"{self.output}: another job has begun to write there since, and is done; or this one was done before"
+            )
+        if holder != self.job:
             raise InputError(f"{self.output}: another job has begun to write there since; it goes on, this one ends")
 
     def publish(self, temporary: str, name: str, size: int, crc32c: int) -> None:

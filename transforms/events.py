@@ -9,9 +9,9 @@ _log = logging.getLogger("maskbeam")
 
 EVENTS = {
     "annotations_found": "an annotation file was found: `file`, `bytes`",
-    "shard_written": "a shard has its final name: `file`, `records`, `instances`, `bytes`, `rejects`",
+    "shard_written": "a shard has its final name: `file`, `records`, `instances`, `bytes`, and `rejects`: images and annotations",
     "shard_reused": "`--resume` has left a shard as it was: `file`",
-    "published": "the data set is complete: `output`, `shards`, `images`, `rejects`",
+    "published": "the data set is complete: `output`, `shards`, `images`, and `rejected_images`",
 }
 
 

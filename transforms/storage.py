@@ -128,10 +128,8 @@ def read_range(path: str, offset: int, length: int, crc32c: int) -> bytes:
 
 
 def is_missing(error: BaseException) -> bool:
-    """Whether an exception of a read says that there is no such file: the system's own, or a bucket's 404."""
+    """Whether an exception of a read says that there is no such file."""
     if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
-        return True
-    if getattr(error, "code", None) == 404 or type(error).__name__ in ("NotFound", "ResourceNotFoundError"):
         return True
     details = getattr(error, "exception_details", None) or {}
     return any(isinstance(detail, BaseException) and is_missing(detail) for detail in details.values())

@@ -62,6 +62,20 @@ def launch_body(template: str, environment: Mapping[str, Any], options: Mapping[
     return {"launchParameter": launch}
 
 
+def is_same(given: Any, written: Any) -> bool:
+    """Whether an option has the value that a manifest has of it; texts are as `maskbeam run` reads them, "" is the default."""
+    if given in ("", written):
+        return True
+    if isinstance(written, bool):
+        return str(given).lower() == str(written).lower()
+    if isinstance(written, int | float):
+        try:
+            return float(given) == written
+        except ValueError:
+            return False
+    return str(given) == str(written)
+
+
 def find_problems(
     manifest: Mapping[str, Any], options: Mapping[str, Any], min_records: int, max_reject_fraction: float
 ) -> list[str]:
@@ -70,7 +84,7 @@ def find_problems(
     problems = [
         f"its manifest is of another job, with {name}={written[name]}, expected {name}={value}"
         for name, value in options.items()
-        if name in written and value != written[name] and str(value) != str(written[name])
+        if name in written and not is_same(value, written[name])
     ]
     records = manifest["images"]["written"]
     if records < min_records:

@@ -274,6 +274,8 @@ def test_downstream_tasks_wait_for_a_data_set_that_is_good_enough(local: Local, 
     images, lost = direct.manifest["images"]["read"], rejects.count("image")
     cases: list[tuple[dict[str, Any], str | None]] = [
         ({"min_records": images - lost, "max_reject_fraction": 0.1}, None),
+        ({"options": {"drop_crowds": "False", "max_megapixels": "100", "split_by": ""}}, None),
+        ({"options": {"drop_crowds": "true"}}, "with drop_crowds=False, expected drop_crowds=true"),
         (
             {"min_records": images - lost + 1},
             f"it has {images - lost} records, expected at least {images - lost + 1} (min_records)",

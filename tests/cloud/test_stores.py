@@ -17,6 +17,7 @@ import google_crc32c
 import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
+from azure.core.exceptions import AzureError
 from conftest import Data
 from environments import python_with_maskbeam
 from storage_server import files_below, published, storage_server
@@ -58,6 +59,11 @@ def folder(server: StoreServer, request: pytest.FixtureRequest) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- storage
+
+
+def test_an_error_without_a_message_is_told_by_its_kind() -> None:
+    error = azure.Azure().explained("azfs://account/container/name", AzureError(""))
+    assert "AzureError" in str(error)
 
 
 class TestStores(StoreContract):
