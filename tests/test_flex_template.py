@@ -21,17 +21,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_pipeline import flex_template
-from beam_pipeline.flex_template import as_json, image_spec, metadata
+from beam_pipeline.flex_template import as_text, image_spec, metadata
 from beam_pipeline.options import RunOptions, about
 from beam_pipeline.reference import CHECKOUT
 from deploy.flex_template import main
 
 FIELDS = {one.name: one for one in fields(RunOptions)}
-PARAMETERS = {one["name"]: one for one in json.loads(as_json(metadata()))["parameters"]}
+PARAMETERS = {one["name"]: one for one in json.loads(as_text(metadata()))["parameters"]}
 
 
 def test_the_metadata_is_what_the_dataflow_api_knows() -> None:
-    found = TemplateMetadata.from_json(as_json(metadata()))
+    found = TemplateMetadata.from_json(as_text(metadata()))
     assert found.name == "maskbeam"
     assert [one.name for one in found.parameters] == list(PARAMETERS)
     for one in found.parameters:  # gcloud refuses a template without
@@ -300,10 +300,10 @@ def test_an_image_is_tagged_by_version_and_commit(capfd: pytest.CaptureFixture[s
 
 
 def test_the_template_is_what_the_dataflow_api_knows() -> None:
-    found = ContainerSpec.from_json(as_json(image_spec(IMAGE)))
+    found = ContainerSpec.from_json(as_text(image_spec(IMAGE)))
     assert found.image == IMAGE
     assert found.sdk_info.language == SDKInfo.Language.PYTHON
-    assert found.metadata == TemplateMetadata.from_json(as_json(metadata()))
+    assert found.metadata == TemplateMetadata.from_json(as_text(metadata()))
 
 
 @gcloud
