@@ -53,8 +53,8 @@ requirements: $(VENV)/installed  ## pins anew what the image for Dataflow has, a
 	$(PIN) --python-platform x86_64-manylinux_2_28 setup.py deploy/requirements.in --output-file deploy/requirements.txt
 	$(PIN) --universal --no-annotate tests/requirements/airflow.in --output-file tests/requirements/airflow.txt
 
-bench: $(VENV)/installed  ## the figures of docs/performance.md; takes some ten minutes
-	$(BIN)/python benchmarks/bench.py --peer "$$($(BIN)/python tests/environments.py object_detection)"
+bench: $(VENV)/installed  ## the figures of docs/performance.md, beside other tools; takes hours: BENCH="--sets small" takes some 15 minutes
+	$(BIN)/python benchmarks/bench.py $(BENCH)
 
 bench-latency: $(VENV)/installed  ## what a bucket that is 50 ms away costs, against a folder
 	$(BIN)/python benchmarks/latency.py

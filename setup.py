@@ -49,6 +49,7 @@ setup(
             "hypothesis>=6.100",
             "moto[s3]>=5.1",
             "mypy>=1.15",
+            "psutil>=6.0",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "pyyaml>=6.0",

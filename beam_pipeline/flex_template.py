@@ -16,8 +16,8 @@ from beam_pipeline.options import RunOptions, about
 
 NAME = "maskbeam"
 DESCRIPTION = "Instance-segmentation annotations and images to sharded TFRecords, with a mask for every instance."
-LEFT_OUT = ("Terminal",)
-"""Groups of options that make no sense there: nobody sits at the launcher's terminal."""
+LEFT_OUT = ("This machine",)
+"""Groups of options that make no sense there."""
 IMAGE_VARIABLE = "MASKBEAM_IMAGE"
 """In the image: the name that it was pushed under."""
 

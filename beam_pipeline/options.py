@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transforms.images import ImageCheck
     from transforms.rasterize import BoxSource
 
-GROUPS = ("Input", "Output", "Masks and boxes", "Splits and shards", "What to leave out", "Limits", "Trainer", "Terminal")
+GROUPS = ("Input", "Output", "Masks and boxes", "Splits and shards", "What to leave out", "Limits", "Trainer", "This machine")
 
 
 ParamType = Literal["TEXT", "NUMBER", "GCS_READ_FILE", "GCS_READ_FOLDER", "GCS_WRITE_FOLDER"]
@@ -57,6 +57,7 @@ def option(
 
 WHOLE_NUMBER = r"0*[1-9][0-9]{0,8}"
 NUM_SHARDS = r"auto|0*[1-9][0-9]{0,4}"
+WORKERS = r"auto|0*[1-9][0-9]{0,2}"
 SHARE = r"\s*[A-Za-z0-9_]+(=[^,;=]*)?\s*"
 SPLITS = rf"{SHARE}(,{SHARE})*"
 
@@ -108,6 +109,12 @@ def _pattern(text: str) -> str:
 def _num_shards(text: str) -> str:
     if not re.fullmatch(NUM_SHARDS, text):
         raise ValueError(f"expected auto or a number from 1 to 99999, found {text!r}")
+    return text
+
+
+def _workers(text: str) -> str:
+    if not re.fullmatch(WORKERS, text):
+        raise ValueError(f"expected auto or a number from 1 to 999, found {text!r}")
     return text
 
 
@@ -268,11 +275,19 @@ class RunOptions:
         default=None,
         choices=(*BASES, MODEL_GARDEN),
     )
-    verbose: bool = option("Terminal", "show Beam's log, and the stack trace if the job fails", default=False)
+    workers: str = option(
+        "This machine",
+        "processes that work, of a job that runs here; auto: one for each processor, where there is enough for each to do",
+        default="auto",
+        metavar="auto|N",
+        parse=_workers,
+        regex=WORKERS,
+    )
+    verbose: bool = option("This machine", "show Beam's log, and the stack trace if the job fails", default=False)
 
     def for_manifest(self) -> dict[str, Any]:
         """What decides over the data set: all but where it goes and how it is talked about."""
-        left_out = {"output", "overwrite", "resume", "verbose"}
+        left_out = {"output", "overwrite", "resume", "workers", "verbose"}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 

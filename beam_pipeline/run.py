@@ -19,7 +19,7 @@ import apache_beam as beam
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics.metric import MetricsFilter
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.job.utils import dict_to_struct
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo, FnApiRunner
@@ -44,6 +44,8 @@ LOCAL_RUNNER = "FnApiRunner"
 """Beam's `DirectRunner` tries to download another engine, and so runs different ones on different machines."""
 
 
+WORTH_A_PROCESS = 12 << 20
+"""Bytes of annotations for each process: of less, its start takes longer than what it spares."""
 INPUTS_AND_OUTPUT = ("annotations", "images", "output")
 """Options that are paths."""
 
@@ -68,8 +70,11 @@ def check_beam_options(left: Sequence[str]) -> list[str]:
     return list(left)
 
 
-def check_inputs(options: RunOptions) -> None:
-    """Raises `InputError` where the annotations or the image folder are not there, or options contradict each other."""
+def check_inputs(options: RunOptions) -> int:
+    """Raises `InputError` where the annotations or the image folder are not there, or options contradict each other.
+
+    Gives the bytes of the annotations.
+    """
     if options.resume and options.overwrite:
         raise InputError("--resume keeps what --overwrite replaces: give one of them")
     if options.trainer_config == MODEL_GARDEN and options.mask_encoding == "dense":
@@ -109,6 +114,7 @@ def check_inputs(options: RunOptions) -> None:
         check_place(options.output, options.trainer_config)
     if FileSystems.get_scheme(options.output) is None and os.path.isfile(options.output):
         raise InputError(f"--output {options.output}: that is a file, expected a folder")
+    return sum(file.bytes for file in found)
 
 
 def _look_at(options: RunOptions) -> list[bool | InputError]:
@@ -123,6 +129,20 @@ def _look_at(options: RunOptions) -> list[bool | InputError]:
 
     with ThreadPoolExecutor(len(INPUTS_AND_OUTPUT)) as pool:
         return list(pool.map(look, INPUTS_AND_OUTPUT))
+
+
+def use_processes(options: RunOptions, beam_options: PipelineOptions, annotation_bytes: int) -> None:
+    """Tells Beam how many processes a job on this machine has. Raises `InputError` where its own options say so already."""
+    direct = beam_options.view_as(DirectOptions)
+    given = beam_options.get_all_options(drop_default=True)
+    if {"direct_num_workers", "direct_running_mode"} & given.keys():
+        if options.workers != "auto":
+            raise InputError("--workers stands for --direct_num_workers and --direct_running_mode: give it alone")
+        return
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = min(processors, annotation_bytes // WORTH_A_PROCESS) if options.workers == "auto" else int(options.workers)
+    if count > 1:
+        direct.direct_num_workers, direct.direct_running_mode = count, "multi_processing"
 
 
 class Outcome(NamedTuple):
@@ -154,7 +174,11 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome | None:
             pipeline_options = PipelineOptions([*flags, f"--runner={runner}"])
             idle = "reading annotations" if local else f"the job runs on {runner.removesuffix('Runner')}"
             until_done.enter_context(watch_progress(terminal, idle))
-        check_inputs(options)
+        annotation_bytes = check_inputs(options)
+        if local:
+            use_processes(options, pipeline_options, annotation_bytes)
+        elif options.workers != "auto":
+            raise InputError(f"--workers is for jobs on this machine; {runner} has options of its own")
         try:
             pipeline = beam.Pipeline(_runner(runner, pipeline_options), pipeline_options)
         except ValueError as error:  # Beam's own checks of its options

@@ -31,7 +31,7 @@ import msgspec
 import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner, execution, translations
-from bench import maskbeam
+from bench import cost_of, maskbeam
 from make_data import AS_COCO, annotations, make
 
 from beam_pipeline.options import RunOptions
@@ -358,7 +358,7 @@ def image_lines(root: Path) -> str:
     few, many = 500, 4_500
     for images in (few, many):
         make(root / f"local-{images}", images, INSTANCES, WIDTH, HEIGHT)
-    costs = [maskbeam(root / f"local-{images}", root / "records") for images in (few, many)]
+    costs = [cost_of(maskbeam("--workers=1")(root / f"local-{images}", root / "records")) for images in (few, many)]
     shutil.rmtree(root / "records")
     milliseconds = (costs[1].processor - costs[0].processor) / (many - few) * 1e3
     instances = [

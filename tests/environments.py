@@ -39,7 +39,11 @@ TRAINERS = {
     "object_detection_tf1": Environment("Object Detection API, TF 1.15", ("3.7",)),
     "model_garden": Environment("Model Garden, TF 2.20", ("3.11", "3.12", "3.10", "3.13")),
 }
-ENVIRONMENTS = {**TRAINERS, "airflow": Environment("Airflow 3.3", ("3.11", "3.12", "3.13"))}
+ENVIRONMENTS = {
+    **TRAINERS,
+    "airflow": Environment("Airflow 3.3", ("3.11", "3.12", "3.13")),
+    "datumaro": Environment("Datumaro 1.13", ("3.11", "3.12", "3.10")),
+}
 
 
 class LeftOutError(pytest.skip.Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -12,16 +13,16 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pytest
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from conftest import Data, Output, digests
 from PIL import Image
 from pycocotools.coco import COCO
 
 from beam_pipeline.dataflow import LostSightError
 from beam_pipeline.options import RunOptions
-from beam_pipeline.run import run
+from beam_pipeline.run import WORTH_A_PROCESS, run, use_processes
 from transforms.records import InputError
 
-TWO_PROCESSES = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
 THREE_THREADS = ("--direct_running_mode=multi_threading", "--direct_num_workers=3")
 
 Record = dict[str, Any]
@@ -151,16 +152,48 @@ def shuffled_copy(data: Data, folder: Path, seed: int) -> Path:
     return folder / "part-*.json"
 
 
-@pytest.mark.parametrize(("seed", "beam"), [(1, ()), (2, TWO_PROCESSES), (3, THREE_THREADS)])
+@pytest.mark.parametrize(("seed", "workers", "beam"), [(1, "1", ()), (2, "2", ()), (3, "auto", THREE_THREADS)])
 def test_same_bytes_for_any_order_of_input_and_number_of_workers(
-    demo_data: Data, demo_output: Output, run_demo: Callable[..., Output], tmp_path: Path, seed: int, beam: tuple[str, ...]
+    demo_data: Data,
+    demo_output: Output,
+    run_demo: Callable[..., Output],
+    tmp_path: Path,
+    seed: int,
+    workers: str,
+    beam: tuple[str, ...],
 ) -> None:
     pattern = shuffled_copy(demo_data, tmp_path / "shuffled", seed)
-    again = run_demo(annotations=str(pattern), splits="train=0.7,val=0.3", num_shards="2", beam=beam)
+    options = {"splits": "train=0.7,val=0.3", "num_shards": "2", "workers": workers}
+    again = run_demo(annotations=str(pattern), beam=beam, **options)
     left_out = {"manifest.json"}  # it names its input
     expected = {name: digest for name, digest in digests(demo_output.folder).items() if name not in left_out}
     assert {name: digest for name, digest in digests(again.folder).items() if name not in left_out} == expected
     assert again.manifest["shards"] == demo_output.manifest["shards"]
+
+
+def test_the_number_of_processes_follows_the_size_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(4)), raising=False)
+    paths = {"annotations": "a.json", "images": "a", "output": "b"}
+
+    def found(size: int, workers: str = "auto", *flags: str) -> tuple[int, str]:
+        beam_options = PipelineOptions(list(flags))
+        use_processes(RunOptions(**paths, workers=workers), beam_options, size)
+        direct = beam_options.view_as(DirectOptions)
+        return direct.direct_num_workers, direct.direct_running_mode
+
+    here, there = "in_memory", "multi_processing"
+    assert found(0) == found(2 * WORTH_A_PROCESS - 1) == found(1 << 40, "1") == (1, here)
+    assert found(2 * WORTH_A_PROCESS) == (2, there)
+    assert found(1 << 40) == (4, there)
+    assert found(0, "7") == (7, there)
+    assert found(1 << 40, "auto", "--direct_num_workers=3") == (3, here)
+    with pytest.raises(InputError, match="--workers stands for --direct_num_workers"):
+        found(0, "2", "--direct_running_mode=multi_threading")
+
+
+def test_workers_are_for_jobs_on_this_machine(run_demo: Callable[..., Output]) -> None:
+    with pytest.raises(InputError, match="--workers is for jobs on this machine; FlinkRunner has options of its own"):
+        run_demo(workers="2", beam=("--runner=FlinkRunner",))
 
 
 def test_the_ledger_balances_against_the_files_themselves(demo_data: Data, demo_output: Output) -> None:
