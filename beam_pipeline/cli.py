@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from beam_pipeline import __version__
 from beam_pipeline.options import Parser, add_options, options_from, positive, positive_int, typed
@@ -157,12 +158,15 @@ def _run(parsed: argparse.Namespace, left: Sequence[str]) -> int:
     began = time.monotonic()
     options = options_from(parsed)
     from beam_pipeline.interrupts import interruptible
-    from beam_pipeline.run import run, summary
+    from beam_pipeline.profile import profiling
 
-    with interruptible():
+    with interruptible(), profiling() if options.profile else nullcontext() as profile:
+        from beam_pipeline.run import run, summary
+
         outcome = run(options, left)
+    said = [summary(options, outcome, time.monotonic() - began), *(profile.lines() if profile else ())]
     try:
-        print(summary(options, outcome, time.monotonic() - began), flush=True)
+        print(*said, sep="\n", flush=True)
     except OSError as error:  # nobody reads it, or the disk behind it is full
         sys.stdout = None
         print(f"maskbeam: {options.output} is complete; the summary could not be printed: {error}", file=sys.stderr)

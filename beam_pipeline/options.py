@@ -283,11 +283,14 @@ class RunOptions:
         parse=_workers,
         regex=WORKERS,
     )
+    profile: bool = option(
+        "This machine", "say at the end which part of the work took the processor's time, of a job in one process", default=False
+    )
     verbose: bool = option("This machine", "show Beam's log, and the stack trace if the job fails", default=False)
 
     def for_manifest(self) -> dict[str, Any]:
         """What decides over the data set: all but where it goes and how it is talked about."""
-        left_out = {"output", "overwrite", "resume", "workers", "verbose"}
+        left_out = {"output", "overwrite", "resume", "workers", "profile", "verbose"}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 

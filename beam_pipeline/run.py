@@ -132,12 +132,14 @@ def _look_at(options: RunOptions) -> list[bool | InputError]:
 
 
 def use_processes(options: RunOptions, beam_options: PipelineOptions, annotation_bytes: int) -> None:
-    """Tells Beam how many processes a job on this machine has. Raises `InputError` where its own options say so already."""
+    """Tells Beam how many processes a job on this machine has. Raises `InputError` where options contradict each other."""
     direct = beam_options.view_as(DirectOptions)
     given = beam_options.get_all_options(drop_default=True)
     if {"direct_num_workers", "direct_running_mode"} & given.keys():
         if options.workers != "auto":
             raise InputError("--workers stands for --direct_num_workers and --direct_running_mode: give it alone")
+        return
+    if options.profile and options.workers == "auto":
         return
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = min(processors, annotation_bytes // WORTH_A_PROCESS) if options.workers == "auto" else int(options.workers)
@@ -177,8 +179,10 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome | None:
         annotation_bytes = check_inputs(options)
         if local:
             use_processes(options, pipeline_options, annotation_bytes)
-        elif options.workers != "auto":
-            raise InputError(f"--workers is for jobs on this machine; {runner} has options of its own")
+        else:
+            for name, given in {"workers": options.workers != "auto", "profile": options.profile}.items():
+                if given:
+                    raise InputError(f"--{name} is for jobs on this machine, not on {runner}")
         try:
             pipeline = beam.Pipeline(_runner(runner, pipeline_options), pipeline_options)
         except ValueError as error:  # Beam's own checks of its options

@@ -192,8 +192,9 @@ def test_the_number_of_processes_follows_the_size_of_the_job(monkeypatch: pytest
 
 
 def test_workers_are_for_jobs_on_this_machine(run_demo: Callable[..., Output]) -> None:
-    with pytest.raises(InputError, match="--workers is for jobs on this machine; FlinkRunner has options of its own"):
-        run_demo(workers="2", beam=("--runner=FlinkRunner",))
+    for name, value in {"workers": "2", "profile": True}.items():
+        with pytest.raises(InputError, match=f"--{name} is for jobs on this machine, not on FlinkRunner"):
+            run_demo(**{name: value}, beam=("--runner=FlinkRunner",))
 
 
 def test_the_ledger_balances_against_the_files_themselves(demo_data: Data, demo_output: Output) -> None:

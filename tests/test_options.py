@@ -178,6 +178,7 @@ def test_all_options_can_be_given() -> None:
         "max_reject_fraction": 0.5,
         "trainer_config": "mask_rcnn_inception_v2_coco",
         "workers": "3",
+        "profile": True,
         "verbose": True,
     }
     required = {"annotations": "a.json", "images": "photos", "output": "records"}
@@ -195,9 +196,9 @@ def test_options_cannot_be_changed_or_given_by_position() -> None:
 
 
 def test_the_manifest_has_what_decides_over_the_data_set() -> None:
-    left_out = {"output", "overwrite", "resume", "workers", "verbose"}
+    left_out = {"output", "overwrite", "resume", "workers", "profile", "verbose"}
     assert set(parse("--overwrite").for_manifest()) == set(FIELDS) - left_out
-    elsewhere = dataclasses.replace(parse(), output="b", overwrite=True, resume=True, workers="7", verbose=True)
+    elsewhere = dataclasses.replace(parse(), output="b", overwrite=True, resume=True, workers="7", profile=True, verbose=True)
     assert elsewhere.for_manifest() == parse().for_manifest()
 
 
