@@ -31,6 +31,7 @@ setup(
         "numpy>=1.26",
         "pillow>=11.0",
         "pycocotools>=2.0.8",
+        "pysimdjson>=7.0",
         "zstandard>=0.20",
     ],
     extras_require={

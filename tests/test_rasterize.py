@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 from transforms import rasterize, run_lengths
 from transforms.rasterize import Drops, Limits
 from transforms.records import AnnotatedImage, Instance, Polygons, Reject, RunLengths
-from transforms.sources.coco import parse_annotation
+from transforms.sources.coco_json import parse_annotation
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

@@ -168,6 +168,10 @@ def problem(code: ReasonCode, message: str) -> Problem:
     return Problem(code.name, message)
 
 
+LARGEST_PACKED = 2e7
+"""Coordinates that `Polygons` can hold are below that."""
+
+
 class Polygons(msgspec.Struct, frozen=True, array_like=True, tag="polygons"):
     """Closed rings of x, y pairs in pixels, the origin at the outer corner of the upper left pixel.
 
@@ -181,7 +185,7 @@ class Polygons(msgspec.Struct, frozen=True, array_like=True, tag="polygons"):
 
     @classmethod
     def pack(cls, rings: Sequence[Sequence[float]]) -> Polygons:
-        """Packs rings `[x0, y0, x1, y1, …]` of finite numbers below 2e7; nothing else is checked here."""
+        """Packs rings `[x0, y0, x1, y1, …]` of finite numbers below `LARGEST_PACKED`; nothing else is checked here."""
         values = np.fromiter((value for ring in rings for value in ring), np.float64)
         lengths = tuple(len(ring) for ring in rings)
         hundredths = np.rint(values * 100)

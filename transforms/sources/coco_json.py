@@ -7,9 +7,10 @@ field: it turns out sound, or it gets a reason code.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from transforms import run_lengths
 from transforms.columns import Sections, pack_instances, size_of, unpack_instances
 from transforms.records import (
+    LARGEST_PACKED,
     Box,
     Category,
     InputError,
@@ -29,6 +31,7 @@ from transforms.records import (
     Shape,
     problem,
 )
+from transforms.sources.outlines import pack_outlines
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -52,6 +55,21 @@ class _Annotation(msgspec.Struct):
     bbox: list[float] | None = None
     area: float | None = None
     iscrowd: int | None = 0
+
+
+_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class _Outlined(msgspec.Struct):
+    """The same, within bounds, and with its segmentation still as JSON."""
+
+    id: _Int64
+    image_id: _Int64
+    category_id: _Int64
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
+    bbox: tuple[float, float, float, float] | None = None
+    area: float | None = None
+    iscrowd: Literal[0, 1] | None = 0
 
 
 class _Image(msgspec.Struct):
@@ -124,6 +142,7 @@ def size_of_part(part: Part) -> int:
 
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 _annotation = msgspec.json.Decoder(_Annotation)
+_outlined = msgspec.json.Decoder(_Outlined)
 _image = msgspec.json.Decoder(_Image)
 
 
@@ -206,7 +225,7 @@ def _shape(segmentation: list[list[float]] | _Rle | None, max_pixels: int = MAX_
     if isinstance(segmentation, list):
         for ring in segmentation:
             for number in ring:
-                if not abs(number) < 2e7:  # NaN too
+                if not abs(number) < LARGEST_PACKED:  # NaN too
                     return problem(ReasonCode.COORD_INVALID, f"a polygon coordinate is {number}, expected a pixel position")
         return Polygons.pack(segmentation)
     if len(segmentation.size) != 2:
@@ -228,13 +247,13 @@ def _shape(segmentation: list[list[float]] | _Rle | None, max_pixels: int = MAX_
     return wrong or RunLengths(height, width, run_lengths.encode_counts(runs))
 
 
-def _box(bbox: list[float] | None) -> Box | None:
+def _box(bbox: Sequence[float] | None) -> Box | None:
     """COCO's [x, y, width, height] as a half-open box; None where it has no area or is no box at all."""
     if bbox is None or len(bbox) != 4:
         return None
     x, y, width, height = map(float, bbox)
-    box = (y, x, y + height, x + width)
-    return box if width > 0 and height > 0 and all(map(np.isfinite, box)) else None
+    bottom, right = y + height, x + width  # which are finite only if all four are
+    return (y, x, bottom, right) if width > 0 and height > 0 and math.isfinite(bottom) and math.isfinite(right) else None
 
 
 def _is_usable(entry: _Annotation) -> bool:
@@ -245,6 +264,29 @@ def _is_usable(entry: _Annotation) -> bool:
 
 def parse_annotation(raw: bytes, max_pixels: int = MAX_PIXELS) -> CocoAnnotation | Reject:
     """One element of `annotations` from its JSON. Raises `InputError` only for what is not JSON."""
+    (found,) = parse_annotations([raw], max_pixels)
+    return found
+
+
+def parse_annotations(raws: Sequence[bytes], max_pixels: int = MAX_PIXELS) -> list[CocoAnnotation | Reject]:
+    """Elements of `annotations` from their JSON, in order. Raises `InputError` only for what is not JSON.
+
+    Outlines of all of them are read and packed together, three times as fast as each by itself; what is not plain, by itself.
+    """
+    entries: list[_Outlined | None] = []
+    for raw in raws:
+        try:
+            entries.append(_outlined.decode(raw))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            entries.append(None)
+    outlines = pack_outlines([bytes(entry.segmentation) if entry else b"" for entry in entries])
+    return [
+        _annotated(entry, entry.image_id, shape) if entry and shape else _parse_alone(raw, max_pixels)
+        for raw, entry, shape in zip(raws, entries, outlines, strict=True)
+    ]
+
+
+def _parse_alone(raw: bytes, max_pixels: int) -> CocoAnnotation | Reject:
     try:
         entry = _annotation.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -268,6 +310,10 @@ def _packed(entry: _Annotation, max_pixels: int = MAX_PIXELS) -> CocoAnnotation 
     shape = _shape(entry.segmentation, max_pixels)
     if isinstance(shape, Problem):
         return Reject("annotation", image_id, entry.id, shape.code, shape.message)
+    return _annotated(entry, image_id, shape)
+
+
+def _annotated(entry: _Annotation | _Outlined, image_id: int, shape: Shape) -> CocoAnnotation:
     area = float(entry.area) if entry.area is not None and 0 <= entry.area <= _FLOAT32_MAX else None
     instance = Instance(entry.id, entry.category_id, _box(entry.bbox), area, bool(entry.iscrowd), shape)
     return CocoAnnotation(image_id, instance)
