@@ -156,7 +156,7 @@ class InputError(Exception):
     """The input as a whole can't be used. The message is for the user and names the file; the job ends with it."""
 
 
-class Problem(msgspec.Struct, frozen=True, array_like=True):
+class Problem(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Bad data, as a value: what a function gives back instead of its result."""
 
     code: str
@@ -172,7 +172,7 @@ LARGEST_PACKED = 2e7
 """Coordinates that `Polygons` can hold are below that."""
 
 
-class Polygons(msgspec.Struct, frozen=True, array_like=True, tag="polygons"):
+class Polygons(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="polygons"):
     """Closed rings of x, y pairs in pixels, the origin at the outer corner of the upper left pixel.
 
     Most tools round coordinates to hundredths. Where all are such, and of an even number, they are kept as steps from the
@@ -214,7 +214,7 @@ class Polygons(msgspec.Struct, frozen=True, array_like=True, tag="polygons"):
         return np.split(values, np.cumsum(self.ring_lengths[:-1], dtype=np.int64))
 
 
-class RunLengths(msgspec.Struct, frozen=True, array_like=True, tag="runs"):
+class RunLengths(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="runs"):
     """A mask as COCO's compressed run lengths: column by column, zeros first; see `run_lengths`."""
 
     height: int
@@ -225,7 +225,7 @@ class RunLengths(msgspec.Struct, frozen=True, array_like=True, tag="runs"):
 Shape = Polygons | RunLengths | None
 
 
-class Instance(msgspec.Struct, frozen=True, array_like=True):
+class Instance(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One annotated object of an image.
 
     `box` is None where the annotation has none that can be used; after `Rasterize` it is there, inside the image.
@@ -242,7 +242,7 @@ class Instance(msgspec.Struct, frozen=True, array_like=True):
     fixes: tuple[str, ...] = ()
 
 
-class AnnotatedImage(msgspec.Struct, frozen=True, array_like=True):
+class AnnotatedImage(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """An image and its instances, in the order of their annotation ids; height and width as the annotations say."""
 
     image_id: int
@@ -259,7 +259,7 @@ class Category(msgspec.Struct, frozen=True, array_like=True, order=True):
     name: str
 
 
-class Reject(msgspec.Struct, frozen=True):
+class Reject(msgspec.Struct, frozen=True, gc=False):
     """An image or annotation that is not in the records, and why. Each stands for exactly one."""
 
     kind: Literal["image", "annotation"]

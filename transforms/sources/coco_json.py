@@ -60,7 +60,7 @@ class _Annotation(msgspec.Struct):
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
-class _Outlined(msgspec.Struct):
+class _Outlined(msgspec.Struct, gc=False):
     """The same, within bounds, and with its segmentation still as JSON."""
 
     id: _Int64
@@ -79,7 +79,7 @@ class _Image(msgspec.Struct):
     width: int
 
 
-class CocoImage(msgspec.Struct, frozen=True, array_like=True, tag="image"):
+class CocoImage(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="image"):
     """An entry of `images`; `problem` says why it can't be used."""
 
     image_id: int
@@ -89,14 +89,14 @@ class CocoImage(msgspec.Struct, frozen=True, array_like=True, tag="image"):
     problem: Problem | None = None
 
 
-class CocoAnnotation(msgspec.Struct, frozen=True, array_like=True, tag="annotation"):
+class CocoAnnotation(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="annotation"):
     """An entry of `annotations`."""
 
     image_id: int
     instance: Instance
 
 
-class CocoDuplicate(msgspec.Struct, frozen=True, array_like=True, tag="duplicate"):
+class CocoDuplicate(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="duplicate"):
     """An annotation id of this image that another image's annotation has already."""
 
     image_id: int
