@@ -7,6 +7,7 @@ import math
 import pickle
 import random
 import sys
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from itertools import permutations
@@ -23,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms import coders, run_lengths
-from transforms.batches import BatchWriter
+from transforms.batches import BatchWriter, read_batch
 from transforms.rasterize import rasterize
 from transforms.records import (
     AnnotatedImage,
@@ -860,6 +861,35 @@ def test_a_file_that_shrinks_while_it_is_read_is_noticed(tmp_path: Path) -> None
     path.write_text(ONE[: block.offset + 1])
     with pytest.raises(InputError, match="has changed while it was read"):
         coco.read_block(block)
+
+
+def test_blocks_are_read_ahead_and_parsed_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "one.json"
+    path.write_text(ONE)
+    (block,) = [block for block in coco.cut_file(str(path), 1) if block.key == "images"]
+    together = threading.Barrier(coco.BLOCKS_AHEAD, timeout=20)  # passed only if so many are read at the same time
+    begun = 0
+
+    def read(of: coco.FileBlock) -> bytes:
+        nonlocal begun
+        begun += 1
+        together.wait()
+        number = of.offset
+        return b'{"id": %d, "file_name": "a", "height": 5, "width": 7}' % number
+
+    parse = coco.ParseBlocks(1000, None)
+    parse.setup()
+    parse.start_bundle()
+    with mock.patch.object(coco, "read_block", read):
+        out = []
+        for number in range(2 * coco.BLOCKS_AHEAD):
+            out += parse.process(block._replace(offset=number))
+            assert begun <= number + 1
+        out += parse.finish_bundle()
+    parse.teardown()
+    (batch,) = [one.value[1] for one in out if not isinstance(one, beam.pvalue.TaggedOutput)]
+    found = [part.image_id for part in coco_json.unpack_parts(read_batch(batch))]
+    assert found == list(range(2 * coco.BLOCKS_AHEAD))
 
 
 def test_the_integer_limit_of_this_python_is_what_the_table_expects() -> None:
