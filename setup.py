@@ -32,6 +32,7 @@ setup(
         "pillow>=11.0",
         "pycocotools>=2.0.8",
         "pysimdjson>=7.0",
+        "zlib-ng>=0.5",
         "zstandard>=0.20",
     ],
     extras_require={
