@@ -31,8 +31,8 @@ from transforms.encode import dense_masks, png_masks
 from transforms.examples import LabelMap, build_record
 from transforms.images import check_image
 from transforms.rasterize import rasterize, rasterize_image
-from transforms.records import AnnotatedImage, Category
-from transforms.sources.coco_json import MAX_PIXELS, parse_annotation, split_block
+from transforms.records import AnnotatedImage, Category, Instance
+from transforms.sources.coco_json import MAX_PIXELS, parse_annotations, split_block
 from transforms.sources.json_blocks import cut_blocks
 from transforms.tfrecord import RecordWriter, masked_crc
 
@@ -75,6 +75,11 @@ def saved(mask: Any, **how: Any) -> bytes:
 def cocos(entry: dict[str, Any]) -> Any:
     """A mask of an annotation by pycocotools: uint8 [H, W]."""
     return cocomask.decode(cocomask.merge(cocomask.frPyObjects(entry["segmentation"], HEIGHT, WIDTH)))
+
+
+def to_pngs(instances: list[Instance]) -> list[bytes]:
+    """Masks of polygons as PNGs by us."""
+    return png_masks([run_lengths.runs_of(rasterize(one, HEIGHT, WIDTH).shape) for one in instances], HEIGHT, WIDTH, "png")
 
 
 def example(image: AnnotatedImage, data: bytes, masks: list[Any]) -> bytes:
@@ -126,12 +131,12 @@ def parts(folder: Path) -> Iterator[Part]:
         "a copy in memory",
         lambda: bytearray(text),
     )
-    parsed = [parse_annotation(raw) for raw in elements]
+    parsed = parse_annotations(elements)
     yield Part(
         "parse and check annotations",
         "MB",
         sum(map(len, elements)) / 1e6,
-        lambda: [parse_annotation(raw) for raw in elements],
+        lambda: parse_annotations(elements),
         "json.loads",
         lambda: [json.loads(raw) for raw in elements],
         "msgspec, without a type",
@@ -191,13 +196,22 @@ def parts(folder: Path) -> Iterator[Part]:
             "zlib at level 1 alone",
             lambda how=how: [zlib.compress(mask.tobytes(), 1) for mask in how],
         )
+    several = grouped[:30]
     yield Part(
-        "one polygon to its PNG",
+        "polygons to PNGs, an image's together",
+        "mask",
+        INSTANCES * len(several),
+        lambda: [to_pngs(some) for some in several],
+        "pycocotools and Pillow",
+        lambda: [saved(cocos(one)) for one in entries[: INSTANCES * len(several)]],
+        "all pixels written once",
+        lambda: [np.zeros((HEIGHT, WIDTH), np.uint8) for _ in range(INSTANCES * len(several))],
+    )
+    yield Part(
+        "one polygon to its PNG, all alone",
         "mask",
         200,
-        lambda: [
-            png_masks([run_lengths.runs_of(rasterize(one, HEIGHT, WIDTH).shape)], HEIGHT, WIDTH, "png") for one in instances[:200]
-        ],
+        lambda: [to_pngs([one]) for one in instances[:200]],
         "pycocotools and Pillow",
         lambda: [saved(cocos(one)) for one in entries[:200]],
         "all pixels written once",
