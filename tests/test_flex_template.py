@@ -40,8 +40,8 @@ def test_the_metadata_is_what_the_dataflow_api_knows() -> None:
         assert one.group_name
 
 
-def test_every_option_is_in_the_form_but_those_of_a_terminal() -> None:
-    assert set(FIELDS) - set(PARAMETERS) == {"verbose"}
+def test_every_option_is_in_the_form_but_those_of_a_machine_where_somebody_sits() -> None:
+    assert set(FIELDS) - set(PARAMETERS) == {"workers", "profile", "verbose"}
     assert list(PARAMETERS) == [name for name in FIELDS if name in PARAMETERS]
 
 
