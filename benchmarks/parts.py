@@ -79,7 +79,8 @@ def cocos(entry: dict[str, Any]) -> Any:
 
 def to_pngs(instances: list[Instance]) -> list[bytes]:
     """Masks of polygons as PNGs by us."""
-    return png_masks([run_lengths.runs_of(rasterize(one, HEIGHT, WIDTH).shape) for one in instances], HEIGHT, WIDTH, "png")
+    drawn = [rasterize(one, HEIGHT, WIDTH) for one in instances]
+    return png_masks(run_lengths.masks_of(drawn, HEIGHT, WIDTH), HEIGHT, WIDTH, "png")
 
 
 def example(image: AnnotatedImage, data: bytes, masks: list[Any]) -> bytes:
