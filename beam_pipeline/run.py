@@ -139,7 +139,9 @@ def use_processes(options: RunOptions, beam_options: PipelineOptions, annotation
         if options.workers != "auto":
             raise InputError("--workers stands for --direct_num_workers and --direct_running_mode: give it alone")
         return
-    if options.profile and options.workers == "auto":
+    if options.profile:
+        if options.workers not in ("auto", "1"):
+            raise InputError("--profile looks at one process: leave --workers out")
         return
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = min(processors, annotation_bytes // WORTH_A_PROCESS) if options.workers == "auto" else int(options.workers)

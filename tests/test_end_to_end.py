@@ -173,7 +173,7 @@ def test_same_bytes_for_any_order_of_input_and_number_of_workers(
 
 def test_the_number_of_processes_follows_the_size_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(4)), raising=False)
-    paths = {"annotations": "a.json", "images": "a", "output": "b"}
+    paths: dict[str, Any] = {"annotations": "a.json", "images": "a", "output": "b"}
 
     def found(size: int, workers: str = "auto", *flags: str) -> tuple[int, str]:
         beam_options = PipelineOptions(list(flags))
@@ -189,6 +189,10 @@ def test_the_number_of_processes_follows_the_size_of_the_job(monkeypatch: pytest
     assert found(1 << 40, "auto", "--direct_num_workers=3") == (3, here)
     with pytest.raises(InputError, match="--workers stands for --direct_num_workers"):
         found(0, "2", "--direct_running_mode=multi_threading")
+    paths["profile"] = True
+    assert found(1 << 40) == found(1 << 40, "1") == (1, here)
+    with pytest.raises(InputError, match="--profile looks at one process: leave --workers out"):
+        found(0, "2")
 
 
 def test_workers_are_for_jobs_on_this_machine(run_demo: Callable[..., Output]) -> None:
