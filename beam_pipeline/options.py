@@ -106,16 +106,13 @@ def _pattern(text: str) -> str:
     return text
 
 
-def _num_shards(text: str) -> str:
-    if not re.fullmatch(NUM_SHARDS, text):
-        raise ValueError(f"expected auto or a number from 1 to 99999, found {text!r}")
-    return text
+def _auto_or(numbers: str, most: int) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if not re.fullmatch(numbers, text):
+            raise ValueError(f"expected auto or a number from 1 to {most}, found {text!r}")
+        return text
 
-
-def _workers(text: str) -> str:
-    if not re.fullmatch(WORKERS, text):
-        raise ValueError(f"expected auto or a number from 1 to 999, found {text!r}")
-    return text
+    return parse
 
 
 def positive(text: str) -> float:
@@ -226,7 +223,7 @@ class RunOptions:
         "shards of each split; auto: about 100 MB each",
         default="auto",
         metavar="auto|N",
-        parse=_num_shards,
+        parse=_auto_or(NUM_SHARDS, 99999),
         regex=NUM_SHARDS,
     )
     drop_crowds: bool = option("What to leave out", "leave out crowds", default=False)
@@ -280,7 +277,7 @@ class RunOptions:
         "processes that work, of a job that runs here; auto: one for each processor, where there is enough for each to do",
         default="auto",
         metavar="auto|N",
-        parse=_workers,
+        parse=_auto_or(WORKERS, 999),
         regex=WORKERS,
     )
     profile: bool = option(

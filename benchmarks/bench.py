@@ -165,15 +165,13 @@ def run(tool: Tool, data: Path, output: Path, images: int) -> Cost:
     return cost._replace(written=sum(path.stat().st_size for path in shards) / 1e6)
 
 
-ONE_PROCESS, TWO_PROCESSES = "maskbeam", "maskbeam, two processes"
-API, GARDEN, GARDEN_TWO, DATUMARO_NAME = "Object Detection API", "Model Garden", "Model Garden, two processes", "Datumaro"
 TOOLS: dict[str, Tool] = {
-    ONE_PROCESS: maskbeam("--workers=1"),
-    TWO_PROCESSES: maskbeam("--workers=2"),
-    API: object_detection_api,
-    GARDEN: model_garden(0),
-    GARDEN_TWO: model_garden(2),
-    DATUMARO_NAME: datumaro,
+    "maskbeam": maskbeam("--workers=1"),
+    "maskbeam, two processes": maskbeam("--workers=2"),
+    "Object Detection API": object_detection_api,
+    "Model Garden": model_garden(0),
+    "Model Garden, two processes": model_garden(2),
+    "Datumaro": datumaro,
 }
 DENSE = {"maskbeam, dense masks": maskbeam("--workers=1", "--mask_encoding=dense")}
 SETS = {

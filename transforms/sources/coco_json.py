@@ -45,23 +45,23 @@ class _Rle(msgspec.Struct):
     size: list[int]
 
 
-class _Annotation(msgspec.Struct):
-    """An annotation whose fields all have the right types: what the fast path decodes straight from JSON."""
-
-    id: int
-    image_id: int | str
-    category_id: int
-    segmentation: list[list[float]] | _Rle | None = None
-    bbox: list[float] | None = None
-    area: float | None = None
-    iscrowd: int | None = 0
-
-
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
+class _Annotation(msgspec.Struct):
+    """An annotation whose fields all have the right types and bounds: what can be decoded straight from JSON."""
+
+    id: _Int64
+    image_id: _Int64 | str
+    category_id: _Int64
+    segmentation: list[list[float]] | _Rle | None = None
+    bbox: list[float] | None = None
+    area: float | None = None
+    iscrowd: Literal[0, 1] | None = 0
+
+
 class _Outlined(msgspec.Struct, gc=False):
-    """The same, within bounds, and with its segmentation still as JSON."""
+    """The same, with its segmentation still as JSON: what is decoded first."""
 
     id: _Int64
     image_id: _Int64
@@ -191,7 +191,7 @@ def _slow_annotation(entry: Any) -> _Annotation | Problem:
         segmentation=segmentation,
         bbox=bbox if isinstance(bbox, list) and all(map(_is_number, bbox)) else None,
         area=area if _is_number(area) else None,
-        iscrowd=int(bool(iscrowd)),
+        iscrowd=1 if iscrowd else 0,
     )
 
 
@@ -256,12 +256,6 @@ def _box(bbox: Sequence[float] | None) -> Box | None:
     return (y, x, bottom, right) if width > 0 and height > 0 and math.isfinite(bottom) and math.isfinite(right) else None
 
 
-def _is_usable(entry: _Annotation) -> bool:
-    """Whether what the fast path has decoded is within bounds too."""
-    ids = entry.id in _INT64 and entry.category_id in _INT64
-    return ids and image_id_of(entry.image_id) is not None and entry.iscrowd in (0, 1, None)
-
-
 def parse_annotation(raw: bytes, max_pixels: int = MAX_PIXELS) -> CocoAnnotation | Reject:
     """One element of `annotations` from its JSON. Raises `InputError` only for what is not JSON."""
     (found,) = parse_annotations([raw], max_pixels)
@@ -291,7 +285,7 @@ def _parse_alone(raw: bytes, max_pixels: int) -> CocoAnnotation | Reject:
         entry = _annotation.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return _parse_slowly(raw, max_pixels)
-    return _packed(entry, max_pixels) if _is_usable(entry) else _parse_slowly(raw, max_pixels)
+    return _packed(entry, max_pixels) if image_id_of(entry.image_id) is not None else _parse_slowly(raw, max_pixels)
 
 
 def _parse_slowly(raw: bytes, max_pixels: int = MAX_PIXELS) -> CocoAnnotation | Reject:
