@@ -60,5 +60,5 @@ setup(
         ],
         "fuzz": ["atheris>=2.3; sys_platform == 'linux' and platform_machine == 'x86_64'"],  # there are wheels for no other
     },
-    entry_points={"console_scripts": ["maskbeam = beam_pipeline.cli:main"]},
+    entry_points={"console_scripts": ["maskbeam = beam_pipeline.cli:command"]},
 )

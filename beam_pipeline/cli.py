@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import io
+import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import NoReturn
 
 from beam_pipeline import __version__
 from beam_pipeline.options import Parser, add_options, options_from, positive, positive_int, typed
@@ -116,10 +120,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "KeyboardInterrupt" in str(error):  # a runner has wrapped it
             return _interrupted()
         if getattr(parsed, "verbose", False):
-            raise
+            traceback.print_exc()
         message, status = explain(error)
         print(f"maskbeam: {message}", file=sys.stderr)
         return status
+
+
+def command() -> NoReturn:
+    """Runs the command that this process was started for."""
+    end(main())
+
+
+def end(status: int) -> NoReturn:
+    """Ends the process, and waits for no thread.
+
+    `sys.exit` does: after a job had failed on Flink, and the reason was said, a process was seen to stay for ever, among the
+    threads of what had talked to the engine.
+    """
+    atexit._run_exitfuncs()  # engines that were started for the job are stopped there
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream:
+                stream.flush()
+        except OSError as error:  # nobody reads it, or the disk behind it is full
+            os.write(2, f"maskbeam: what it prints could not be written: {error}\n".encode())
+            status = status or 1
+    os._exit(status)
 
 
 def _depth(text: str) -> int:
@@ -198,4 +224,4 @@ def explain(error: BaseException) -> tuple[str, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -2,7 +2,8 @@
 
 import sys
 
+from beam_pipeline.cli import end
 from beam_pipeline.flex_template import launch
 
 if __name__ == "__main__":
-    sys.exit(launch(sys.argv[1:]))
+    end(launch(sys.argv[1:]))

@@ -226,6 +226,28 @@ def test_help_imports_nothing_heavy() -> None:
         assert f"{group}:" in done.stdout
 
 
+def test_the_process_ends_whatever_threads_it_has() -> None:
+    code = (
+        "import atexit, sys, threading\nfrom beam_pipeline.cli import command\n"
+        "threading.Thread(target=threading.Event().wait).start()\n"
+        "atexit.register(print, 'stopped')\n"
+        "sys.argv = ['maskbeam', 'verify', 'nothing/here']\ncommand()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stdout == "stopped\n"
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_could_not_be_printed_is_no_success(demo_output: Output) -> None:
+    arguments = ["trainer-config", str(demo_output.folder), "--base=mask_rcnn_inception_v2_coco"]
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "beam_pipeline.cli", *arguments]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("maskbeam: what it prints could not be written: ")
+
+
 def test_a_run_imports_no_tensorflow(demo_data: Data, tmp_path: Path) -> None:
     arguments = run_arguments(demo_data, tmp_path / "out")
     code = (
