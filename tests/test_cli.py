@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -239,11 +240,12 @@ def test_the_process_ends_whatever_threads_it_has() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_what_could_not_be_printed_is_no_success(demo_output: Output) -> None:
-    arguments = ["trainer-config", str(demo_output.folder), "--base=mask_rcnn_inception_v2_coco"]
+def test_what_could_not_be_printed_is_no_success() -> None:
+    code = "from beam_pipeline.cli import end\nprint('a word')\nend(0)"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "beam_pipeline.cli", *arguments]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=buffered)
     assert done.returncode == 1
     assert done.stderr.startswith("maskbeam: what it prints could not be written: ")
 

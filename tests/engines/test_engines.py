@@ -204,16 +204,21 @@ def test_the_demo_as_a_user_tries_an_engine(engine: Engine, demo_data: Data, loc
 def test_each_worker_of_its_own_reads_images(
     engine: Engine, cluster: tuple[str, ...], readers: Readers, photos: Data, locally: Local, tmp_path: Path
 ) -> None:
-    output = tmp_path / "records"
-    readers.take()
-    done = maskbeam(photos, output, *OPTIONS, *cluster)
-    assert done.returncode == 0, done.stderr
-    opened = readers.take()
     images = len(json.loads(photos.annotations.read_text())["images"])
-    assert len(opened) == images, "each image is read by a worker process from the pool"
-    assert len(set(opened.values())) == PARALLEL[engine.name]
     expected, _ = locally(photos, *OPTIONS)
-    assert digests(output) == digests(expected)
+    workers = 0
+    for attempt in range(3):  # which worker gets a task is for the engine to say: now and then, on a busy machine, one gets all
+        output = tmp_path / f"records{attempt}"
+        readers.take()
+        done = maskbeam(photos, output, *OPTIONS, *cluster)
+        assert done.returncode == 0, done.stderr
+        opened = readers.take()
+        assert len(opened) == images, "each image is read by a worker process from the pool"
+        assert digests(output) == digests(expected)
+        workers = len(set(opened.values()))
+        if workers == PARALLEL[engine.name]:
+            break
+    assert workers == PARALLEL[engine.name]
     assert verify(str(output), str(photos.annotations)) == []
 
 
