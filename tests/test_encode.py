@@ -85,7 +85,8 @@ def test_noise_is_read_back_from_all_encodings(size, count, share, seed):
 def test_polygons_are_dense_as_pycocotools_draws_them(size, points):
     (height, width), ring = size, [value for point in points for value in point]
     expected = cocomask.decode(cocomask.merge(cocomask.frPyObjects([ring], height, width)))
-    drawn = rasterize_polygons(Polygons.pack([ring]), height, width)
+    packed = Polygons.pack([ring])
+    drawn = rasterize_polygons(packed, packed.values(), height, width)
     assume(isinstance(drawn, RunLengths))
     dense = encode.dense_masks([run_lengths.runs_of(drawn)], height, width)
     np.testing.assert_array_equal(dense.reshape(height, width), expected)

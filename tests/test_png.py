@@ -157,7 +157,8 @@ def test_polygons_come_out_of_the_files_as_pycocotools_draws_them(tf, size, one_
     ring = st.lists(coordinate, min_size=6, max_size=16).map(lambda values: values[: len(values) // 2 * 2])
     rings = data.draw(st.lists(ring, min_size=1, max_size=3))
     expected = cocomask.decode(cocomask.merge(cocomask.frPyObjects(rings, height, width)))
-    drawn = rasterize_polygons(Polygons.pack(rings), height, width)
+    packed = Polygons.pack(rings)
+    drawn = rasterize_polygons(packed, packed.values(), height, width)
     if not isinstance(drawn, RunLengths):
         assert not expected.any()
         return

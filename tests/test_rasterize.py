@@ -116,7 +116,8 @@ def rings_around(height, width, far):
 def test_polygons_are_drawn_as_ann_to_mask_draws_them(size, far, data):
     rings = data.draw(rings_around(*size, far))
     expected = ann_to_mask(rings, *size)
-    drawn = rasterize.rasterize_polygons(Polygons.pack(rings), *size)
+    packed = Polygons.pack(rings)
+    drawn = rasterize.rasterize_polygons(packed, packed.values(), *size)
     if expected.any():
         np.testing.assert_array_equal(run_lengths.to_mask(drawn), expected)
     else:
@@ -216,10 +217,10 @@ def test_a_bad_polygon_is_refused_before_pycocotools_sees_it(shape, code, messag
 
 def test_as_many_points_and_as_long_an_outline_as_allowed_are_drawn():
     most_points = polygons([1, 1, 4, 1, 4, 3, 1, 3] * 24_999 + [1, 3] * 4)
-    drawn = rasterize.rasterize_polygons(most_points, 4, 5)
+    drawn = rasterize.rasterize_polygons(most_points, most_points.values(), 4, 5)
     np.testing.assert_array_equal(run_lengths.to_mask(drawn), draw("..... .###. .###. ....."))
     longest = polygons([0, 0, 100_000, 0, 100_000, 3, 0, 3] * 9)
-    assert isinstance(rasterize.rasterize_polygons(longest, 4, 5), RunLengths)
+    assert isinstance(rasterize.rasterize_polygons(longest, longest.values(), 4, 5), RunLengths)
 
 
 @pytest.mark.parametrize("shift", [(-9, 0), (9, 0), (0, -9), (0, 9), (9, 9), (-90000, 0), (0, 90000)])

@@ -19,6 +19,7 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
+    ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
@@ -302,6 +303,8 @@ def _check_open(
             return wrong
         if as_is and not turn and image.format != "PNG":
             image.draft(image.mode, (max(1, size[1] // 8), max(1, size[0] // 8)))
+        if isinstance(image, ImageFile.ImageFile):
+            image.decodermaxblock = len(data)  # or a thread would wait for its turn after each 64 KB
         image.load()
     if as_is and not turn:
         format_: Literal["jpeg", "png"] = "png" if image.format == "PNG" else "jpeg"

@@ -133,9 +133,13 @@ def _parts(
     return apart
 
 
-def rasterize_polygons(polygons: Polygons, height: int, width: int, max_points: int = Limits().points) -> RunLengths | Problem:
-    """The union of the rings as pycocotools' `annToMask` draws it. Codes: those of `check_polygons`, EMPTY_MASK."""
-    values = polygons.values()
+def rasterize_polygons(
+    polygons: Polygons, values: npt.NDArray[np.float64], height: int, width: int, max_points: int = Limits().points
+) -> RunLengths | Problem:
+    """The union of the rings, with their `values`, as pycocotools' `annToMask` draws it.
+
+    Codes: those of `check_polygons`, EMPTY_MASK.
+    """
     wrong = check_polygons(polygons, values, max_points)
     if wrong:
         return wrong
@@ -172,9 +176,8 @@ def clip_box(box: Box, height: int, width: int) -> Box | None:
     return (ymin, xmin, ymax, xmax) if ymin < ymax and xmin < xmax else None
 
 
-def oddities(polygons: Polygons, height: int, width: int) -> list[str]:
+def oddities(polygons: Polygons, values: npt.NDArray[np.float64], height: int, width: int) -> list[str]:
     """What is counted of a polygon that was drawn: a corner that lies outside the image, a ring that crosses itself."""
-    values = polygons.values()
     found = []
     if values.min() < 0 or values[0::2].max() > width or values[1::2].max() > height:
         found.append(Fix.POLYGON_CLIPPED.name)
@@ -195,10 +198,11 @@ def rasterize(
     fixes = list(instance.fixes)
     shape = instance.shape
     if isinstance(shape, Polygons):
-        drawn = rasterize_polygons(shape, height, width, max_points)
+        values = shape.values()
+        drawn = rasterize_polygons(shape, values, height, width, max_points)
         if isinstance(drawn, Problem):
             return drawn
-        fixes += oddities(shape, height, width)
+        fixes += oddities(shape, values, height, width)
         shape = drawn
     elif shape is not None:
         wrong = check_run_lengths(shape, height, width)

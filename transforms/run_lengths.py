@@ -73,15 +73,17 @@ def decode_checked(counts: Sequence[bytes]) -> list[Runs]:
     ends = np.flatnonzero(characters < 32)
     runs = _numbers(characters, ends)
     firsts = np.searchsorted(ends, np.cumsum([0, *map(len, counts[:-1])]))
-    sizes = np.diff(firsts, append=len(runs))
-    place = np.arange(len(runs)) - np.repeat(firsts, sizes)
-    for start in (1, 2):  # a run adds to the one two before, in its own mask; the first stands for itself
-        chain = np.flatnonzero((place >= start) & ((place - start) % 2 == 0))
-        sums = np.cumsum(runs[chain])
-        heads = np.searchsorted(chain, firsts)
-        before = np.concatenate(([0], sums))[heads]
-        runs[chain] = sums - np.repeat(before, np.diff(heads, append=len(chain)))
-    return np.split(runs, firsts[1:])
+    stops = [*firsts[1:].tolist(), len(runs)]
+    sizes = np.array(stops) - firsts
+    # A run adds to the one two before, in its own mask; the first and second stand for themselves.
+    odd = np.arange(len(runs)) - np.repeat(firsts, sizes) & 1
+    heads = runs[firsts]
+    odd_runs = runs * odd
+    odd_sums, even_sums = np.cumsum(odd_runs), np.cumsum(runs - odd_runs)
+    odd_before, even_before = np.repeat(odd_sums[firsts], sizes), np.repeat(even_sums[firsts], sizes)
+    runs = np.where(odd, odd_sums - odd_before, even_sums - even_before)
+    runs[firsts] = heads
+    return [runs[first:stop] for first, stop in zip(firsts.tolist(), stops, strict=True)]
 
 
 def encode_counts(runs: Runs) -> bytes:
@@ -125,8 +127,13 @@ def masks_of(instances: Sequence[Instance], height: int, width: int) -> list[Run
     for one in instances:
         if not isinstance(one.shape, RunLengths | None):
             raise TypeError(f"annotation {one.annotation_id} is still as annotated: it has to go through Rasterize first")
-    empty = encode_counts(np.array([height * width]))
-    return decode_checked([one.shape.counts if isinstance(one.shape, RunLengths) else empty for one in instances])
+    return decode_checked(
+        [one.shape.counts if isinstance(one.shape, RunLengths) else _empty_counts(height * width) for one in instances]
+    )
+
+
+def _empty_counts(pixels: int) -> bytes:
+    return encode_counts(np.array([pixels]))
 
 
 def area(runs: Runs) -> int:
