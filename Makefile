@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-cloud test-airflow test-engines test-trainers test-fuzz reliability fuzz lint format docs requirements bench bench-parts bench-latency bench-scaling clean
+.PHONY: demo test test-cloud test-airflow test-engines test-trainers test-fuzz reliability fuzz lint format docs requirements bench bench-parts bench-annotations bench-latency bench-scaling clean
 
 demo: $(VENV)/installed  ## a small data set, made on the spot, through everything
 	$(BIN)/maskbeam demo
@@ -58,6 +58,9 @@ bench: $(VENV)/installed  ## the figures of docs/performance.md, beside other to
 
 bench-parts: $(VENV)/installed  ## each part of the work alone, beside the best library for it: two minutes
 	@TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python benchmarks/parts.py
+
+bench-annotations: $(VENV)/installed  ## how fast 120 MB and 1.2 GB of annotations are read, and in how much memory: five minutes
+	$(BIN)/python benchmarks/annotations.py
 
 bench-latency: $(VENV)/installed  ## what a bucket that is 50 ms away costs, against a folder
 	$(BIN)/python benchmarks/latency.py

@@ -119,7 +119,8 @@ def parts(folder: Path) -> Iterator[Part]:
     """All of them."""
     text = (folder / "instances.json").read_bytes()
     entries = json.loads(text)["annotations"]
-    elements = split_block(json.dumps(entries)[1:-1].encode())
+    block = json.dumps(entries)[1:-1].encode()
+    elements = split_block(block)
     megabytes = len(text) / 1e6
     read = frozenset({"images", "annotations", "categories"})
     yield Part(
@@ -132,12 +133,12 @@ def parts(folder: Path) -> Iterator[Part]:
         "a copy in memory",
         lambda: bytearray(text),
     )
-    parsed = parse_annotations(elements)
+    parsed = parse_annotations(block)
     yield Part(
         "parse and check annotations",
         "MB",
-        sum(map(len, elements)) / 1e6,
-        lambda: parse_annotations(elements),
+        len(block) / 1e6,
+        lambda: parse_annotations(block),
         "json.loads",
         lambda: [json.loads(raw) for raw in elements],
         "msgspec, without a type",

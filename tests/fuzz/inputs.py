@@ -34,7 +34,7 @@ from transforms.rasterize import MAX_COORDINATE, check_run_lengths, rasterize, r
 from transforms.records import AnnotatedImage, InputError, Instance, Problem, ReasonCode, Reject, RunLengths
 from transforms.sources import json_blocks
 from transforms.sources.coco import FindDuplicates, Meet, ParseBlocks, cut_file
-from transforms.sources.coco_json import parse_annotation
+from transforms.sources.coco_json import parse_annotations
 
 MAX_PIXELS = 4_000_000  # large images take their time; `test_single_inputs.py` tries those
 MAX_POINTS = 100_000  # the default of --max_points
@@ -51,7 +51,7 @@ def annotate(segmentation: Any, height: int, width: int) -> Instance | Problem:
     """The segmentation through the parser and `rasterize`, as an annotation of an image of height × width pixels."""
     entry = {"id": 7, "image_id": 3, "category_id": 1, "segmentation": segmentation}
     try:
-        parsed = parse_annotation(json.dumps(entry).encode())
+        (parsed,) = parse_annotations(json.dumps(entry).encode())
     except InputError as error:
         return Problem(told_as_invalid(error), str(error))
     if isinstance(parsed, Reject):

@@ -28,7 +28,7 @@ from PIL import Image
 from transforms.images import check_image
 from transforms.rasterize import rasterize
 from transforms.records import InputError, Instance, Problem, Reject
-from transforms.sources.coco_json import parse_annotation, parse_categories, parse_image, split_block
+from transforms.sources.coco_json import parse_annotations, parse_categories, parse_image, split_block
 from transforms.sources.json_blocks import cut_blocks
 
 MAX_SECONDS = 5
@@ -57,7 +57,7 @@ def outcome_of(result: object) -> str:
 
 
 def parse_segmentation(raw: bytes) -> str:
-    parsed = parse_annotation(raw)
+    (parsed,) = parse_annotations(raw)
     if isinstance(parsed, Reject):
         return parsed.reason
     drawn = rasterize(parsed.instance, HEIGHT, WIDTH)
@@ -72,7 +72,7 @@ def parse_image_element(raw: bytes) -> str:
 
 def parse_file(data: bytes) -> str:
     """An annotation file: cut, and each of its elements parsed."""
-    parse = {"images": lambda raw: parse_image(raw, MAX_PIXELS), "annotations": parse_annotation}
+    parse = {"images": lambda raw: parse_image(raw, MAX_PIXELS), "annotations": lambda raw: parse_annotations(raw)[0]}
     found: set[str] = set()
     try:
         for block in cut_blocks(io.BytesIO(data).read, frozenset({"images", "annotations", "categories"}), "file.json"):

@@ -151,24 +151,24 @@ class ParseBlocks(beam.DoFn):  # type: ignore[misc]
     def _parse_next(self) -> Iterator[Any]:
         block, reading = self.reading.popleft()
         try:
-            yield from self._parse(block, split_block(reading.result()))
+            yield from self._parse(block, reading.result())
         except InputError as error:
             message = str(error).removeprefix("JSON_INVALID: ")
             raise InputError(
                 f"JSON_INVALID: {block.path}: in {block.key!r}, within {block.length} bytes from byte {block.offset}: {message}"
             ) from None
 
-    def _parse(self, block: FileBlock, raws: list[bytes]) -> Iterator[Any]:
+    def _parse(self, block: FileBlock, data: bytes) -> Iterator[Any]:
         if block.key == "categories":
-            for category in parse_categories(raws):
+            for category in parse_categories(split_block(data)):
                 yield beam.pvalue.TaggedOutput("categories", category)
             return
         pixels = 0
-        parts: Iterable[Part | Reject]
+        parts: Sequence[Part | Reject]
         if block.key == "images":
-            parts = (parse_image(raw, self.max_pixels) for raw in raws)
+            parts = [parse_image(raw, self.max_pixels) for raw in split_block(data)]
         else:
-            parts = parse_annotations(raws, self.max_pixels)
+            parts = parse_annotations(data, self.max_pixels)
         for part in parts:
             if isinstance(part, CocoImage):
                 pixels += part.height * part.width
@@ -180,7 +180,7 @@ class ParseBlocks(beam.DoFn):  # type: ignore[misc]
                 yield beam.pvalue.TaggedOutput("rejects", part)
             else:
                 self.parts.add(bucket_of(part.image_id, block.buckets), part, size_of_part(part))
-        images, annotations = (len(raws), 0) if block.key == "images" else (0, len(raws))
+        images, annotations = (len(parts), 0) if block.key == "images" else (0, len(parts))
         progress.advance(progress.IMAGES_READ, images)
         counters.counter(counters.IMAGES_READ).inc(images)
         counters.counter(counters.ANNOTATIONS_READ).inc(annotations)

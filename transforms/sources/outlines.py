@@ -45,11 +45,13 @@ def pack_outlines(texts: Sequence[bytes]) -> list[Polygons | None]:
     longest = np.maximum.reduceat(np.abs(steps), starts)
     sound = np.maximum.reduceat(np.abs(values), starts) < LARGEST_PACKED
     sizes = np.where(exact & (longest < 2**15), 2, np.where(exact & (longest < 2**31), 4, 8))
-    data = {
-        2: np.where(np.abs(steps) < 2**15, steps, 0).astype("<i2").tobytes(),
-        4: np.where(np.abs(steps) < 2**31, steps, 0).astype("<i4").tobytes(),
-        8: values.astype("<f8").tobytes(),
-    }
+
+    def packed(size: int) -> bytes:
+        if size == 8:
+            return values.astype("<f8").tobytes()
+        return np.where(np.abs(steps) < 2 ** (8 * size - 1), steps, 0).astype(f"<i{size}").tobytes()
+
+    data = {size: packed(size) for size in set(sizes.tolist())}
     each = zip(plain, lengths, starts.tolist(), stops.tolist(), sizes.tolist(), sound.tolist(), strict=True)
     for index, rings, start, stop, size, is_sound in each:
         if is_sound:
