@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import gc
 import io
 import os
 import re
@@ -18,6 +17,7 @@ from typing import NoReturn
 from beam_pipeline import __version__
 from beam_pipeline.options import Parser, add_options, options_from, positive, positive_int, typed
 from beam_pipeline.trainer_bases import BASES, MODEL_GARDEN
+from transforms import garbage
 
 RUN_EXAMPLE = """\
 example:
@@ -184,7 +184,7 @@ def _interrupted() -> int:
 def _run(parsed: argparse.Namespace, left: Sequence[str]) -> int:
     began = time.monotonic()
     options = options_from(parsed)
-    gc.set_threshold(50_000, 20, 20)  # of one image's 1.8 s, looking for garbage, while Beam is imported, takes 0.2
+    garbage.look_rarely()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start threads for matrices, of which there are none here
     from beam_pipeline.interrupts import interruptible
     from beam_pipeline.profile import profiling

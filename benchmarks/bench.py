@@ -29,7 +29,7 @@ from make_data import AS_COCO, make
 from transforms.tfrecord import read_records
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from environments import python_of
+from environments import python_of, python_with_maskbeam
 
 DATUMARO = """\
 import datumaro, sys
@@ -109,10 +109,10 @@ def median(costs: list[Cost]) -> Cost:
 
 
 def maskbeam(*more: str) -> Tool:
-    """Our own, with the default options and these."""
+    """Our own, as `pip install maskbeam` brings it, with the default options and these."""
 
     def command(data: Path, output: Path) -> list[str]:
-        program = str(Path(sys.executable).with_name("maskbeam"))
+        program = str(Path(python_with_maskbeam()).with_name("maskbeam"))
         paths = [f"--annotations={data / 'instances.json'}", f"--images={data / 'images'}", f"--output={output}"]
         return [program, "run", *paths, "--overwrite", *more]
 

@@ -11,6 +11,7 @@ import stat
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -67,13 +68,17 @@ class ImageFolder:
     root: str
     max_bytes: int = 512_000_000
 
+    @cached_property
+    def _real_root(self) -> str:
+        return os.path.realpath(self.root)
+
     def locate(self, file_name: str) -> str | Problem:
         """The path of an image; `PATH_FORBIDDEN` for a name that leads out, by itself or through a link."""
         parts = file_name.split("/")
         forbidden = "\0" in file_name or "\\" in file_name or "://" in file_name or file_name.startswith("/") or ".." in parts
         path = "" if forbidden else storage.join(self.root, *(part for part in parts if part not in ("", ".")))
         if not forbidden and FileSystems.get_scheme(self.root) is None:
-            real, root = os.path.realpath(path), os.path.realpath(self.root)
+            real, root = os.path.realpath(path), self._real_root
             if os.path.commonpath((real, root)) != root:
                 message = f"the file {path} is a link to {real}, which is outside the image folder"
                 return problem(ReasonCode.PATH_FORBIDDEN, message)
@@ -302,7 +307,7 @@ def _check_open(
         if wrong:
             return wrong
         if as_is and not turn and image.format != "PNG":
-            image.draft(image.mode, (max(1, size[1] // 8), max(1, size[0] // 8)))
+            image.draft("L", (max(1, size[1] // 8), max(1, size[0] // 8)))  # all is read, but colours are not worked out
         if isinstance(image, ImageFile.ImageFile):
             image.decodermaxblock = len(data)  # or a thread would wait for its turn after each 64 KB
         image.load()

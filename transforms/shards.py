@@ -23,7 +23,7 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 from PIL import Image
 
-from transforms import counters, events, progress, run_lengths, storage
+from transforms import counters, events, garbage, progress, run_lengths, storage
 from transforms.ahead import Take, ahead, read_ahead, take_at_once
 from transforms.claims import Claim
 from transforms.encode import MaskEncoding
@@ -309,6 +309,7 @@ class _WriteShard(beam.DoFn):  # type: ignore[misc]
         self.claim = claim or Claim(output)
 
     def setup(self) -> None:
+        garbage.look_rarely()
         Image.MAX_IMAGE_PIXELS = None  # the cap is our own, --max_megapixels
         self.publisher = ThreadPoolExecutor(self.PUBLISHING)
 

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from apache_beam.transforms.window import GlobalWindows
 
-from transforms import counters, events, progress, storage
+from transforms import counters, events, garbage, progress, storage
 from transforms.batches import BatchWriter, Packer, read_batch
 from transforms.records import (
     AnnotatedImage,
@@ -134,6 +134,7 @@ class ParseBlocks(beam.DoFn):  # type: ignore[misc]
         self.ids: Packer[Bucket, IdPair] = Packer(self.writer, pack_id_pairs)
 
     def setup(self) -> None:
+        garbage.look_rarely()
         self.pool = ThreadPoolExecutor(BLOCKS_AHEAD)
 
     def teardown(self) -> None:
