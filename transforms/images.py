@@ -11,7 +11,7 @@ import stat
 import struct
 import zlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -58,6 +58,15 @@ _UNREADABLE = ((4, b"ftyp"), (0, b"%!PS"), (0, b"\xff\x0a"), (4, b"JXL "), (4, b
 """Offset and bytes that tell pictures of formats outside the list (HEIC, AVIF, EPS, JPEG XL, JPEG 2000) from rubbish."""
 
 
+_real_folder = lru_cache(maxsize=256)(os.path.realpath)
+
+
+def _real_path(path: str) -> str:
+    """`os.path.realpath`, which looks at every folder on the way, but at each of them once and not for each image."""
+    folder, name = os.path.split(path)
+    return os.path.realpath(path) if os.path.islink(path) else os.path.join(_real_folder(folder), name)
+
+
 @dataclass(frozen=True)
 class ImageFolder:
     """The folder or bucket that image file names are relative to. Nothing outside it is ever opened.
@@ -68,17 +77,13 @@ class ImageFolder:
     root: str
     max_bytes: int = 512_000_000
 
-    @cached_property
-    def _real_root(self) -> str:
-        return os.path.realpath(self.root)
-
     def locate(self, file_name: str) -> str | Problem:
         """The path of an image; `PATH_FORBIDDEN` for a name that leads out, by itself or through a link."""
         parts = file_name.split("/")
         forbidden = "\0" in file_name or "\\" in file_name or "://" in file_name or file_name.startswith("/") or ".." in parts
         path = "" if forbidden else storage.join(self.root, *(part for part in parts if part not in ("", ".")))
         if not forbidden and FileSystems.get_scheme(self.root) is None:
-            real, root = os.path.realpath(path), self._real_root
+            real, root = _real_path(path), _real_folder(self.root)
             if os.path.commonpath((real, root)) != root:
                 message = f"the file {path} is a link to {real}, which is outside the image folder"
                 return problem(ReasonCode.PATH_FORBIDDEN, message)
