@@ -58,6 +58,18 @@ def test_what_is_written_is_read(tmp_path: Path, name: str, data: bytes) -> None
     assert (tmp_path / name).read_bytes() == data
 
 
+@pytest.mark.parametrize(("told", "size"), [(0, 0), (0, 5), (5, 3_000_000), (3_000_000, 5)])
+def test_a_file_is_read_to_its_end_whatever_its_size_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: int, size: int
+) -> None:
+    """Which it may not be any more when it is read."""
+    (tmp_path / "file").write_bytes(data := os.urandom(size))
+    monkeypatch.setattr(os, "fstat", lambda _: os.stat_result([0] * 6 + [told] + [0] * 3))
+    taken: list[int] = []
+    assert storage.read_bytes(str(tmp_path / "file"), taken.append) == data
+    assert taken == [told]
+
+
 def test_writing_replaces_what_was_there(tmp_path: Path) -> None:
     path = str(tmp_path / "file")
     storage.write_bytes(path, b"long content")

@@ -261,10 +261,10 @@ def draft_shard(
     fingerprint = Fingerprint(name, options)
 
     with closing(load_images(images, folder, options)) as loading, storage.open_write(temporary) as file:
-        writer = RecordWriter(file)
+        writer, done = RecordWriter(file), progress.Count(progress.IMAGES_DONE)
         for image, (checked, digest, read_seconds) in loading:
             began = time.perf_counter()
-            progress.advance(progress.IMAGES_DONE)
+            done.advance()
             fingerprint.add(image, labels, digest)
             record: bytes | Problem
             if isinstance(checked, Problem):
@@ -279,6 +279,7 @@ def draft_shard(
                 count_image(statistics, image, checked, masks, labels)
             observe(counters.READ_MS, 1000 * read_seconds)
             observe(counters.ENCODE_MS, 1000 * (time.perf_counter() - began))
+        done.write()
     summary = ShardSummary(
         split, index, name, statistics.images, statistics.instances, writer.bytes, writer.crc32c, fingerprint.hex()
     )
