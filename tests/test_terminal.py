@@ -12,6 +12,7 @@ import pytest
 from conftest import Data
 
 from beam_pipeline.terminal import duration, progress_line
+from transforms import progress
 
 
 @pytest.mark.parametrize(
@@ -69,3 +70,17 @@ def test_a_live_line_on_a_terminal_counts_up_and_goes_away(demo_data: Data, tmp_
     assert any("images/s" in line and line.endswith(" s left") for line in lines)
     assert "\n" not in shown.decode()
     assert lines[-1] == ""  # cleared
+
+
+def test_a_count_is_written_now_and_then_and_whole_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([1.0, 1.0, 1.01, 1.05, 1.5, 1.5, 1.51, 1.6])  # it looks once for each, and once more when it writes
+    monkeypatch.setenv(progress.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setattr("time.monotonic", lambda: next(times))
+    count = progress.Count("images")
+    written = []
+    for _ in range(5):
+        count.advance()
+        written.append(progress.read(str(tmp_path), "images"))
+    assert written == [1, 1, 1, 4, 4]
+    count.write()
+    assert progress.read(str(tmp_path), "images") == 5
