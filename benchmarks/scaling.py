@@ -45,7 +45,7 @@ from transforms.records import AnnotatedImage, Census, ReasonCode, Reject
 from transforms.sharding import PackByShard, ShardPlan, in_order
 from transforms.shards import ShardSummary
 from transforms.sources import coco
-from transforms.sources.coco_json import MAX_PIXELS, parse_annotation
+from transforms.sources.coco_json import parse_annotations
 from transforms.statistics import DatasetStatistics
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
@@ -361,9 +361,8 @@ def image_lines(root: Path) -> str:
     costs = [cost_of(maskbeam("--workers=1")(root / f"local-{images}", root / "records")) for images in (few, many)]
     shutil.rmtree(root / "records")
     milliseconds = (costs[1].processor - costs[0].processor) / (many - few) * 1e3
-    instances = [
-        parse_annotation(msgspec.json.encode(one), MAX_PIXELS).instance for one in annotations(few, INSTANCES, WIDTH, HEIGHT)
-    ]
+    block = b",".join(map(msgspec.json.encode, annotations(few, INSTANCES, WIDTH, HEIGHT)))
+    instances = [parsed.instance for parsed in parse_annotations(block)]
     images = [
         AnnotatedImage(number, f"{number:012d}.jpg", HEIGHT, WIDTH, tuple(instances[number * INSTANCES :][:INSTANCES]))
         for number in range(few)
