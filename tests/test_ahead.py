@@ -98,7 +98,7 @@ def test_as_many_wait_at_the_same_time_as_there_are_threads_once_they_have_been_
 
     def read(number: int, take: Take) -> None:
         if number < slow:
-            time.sleep(0.01)  # none is done when it is needed
+            time.sleep(0.05)  # none is done when it is needed, on a busy machine either
         else:
             together.wait()
 
