@@ -120,9 +120,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "KeyboardInterrupt" in str(error):  # a runner has wrapped it
             return _interrupted()
-        if getattr(parsed, "verbose", False):
-            traceback.print_exc()
         message, status = explain(error)
+        verbose = getattr(parsed, "verbose", None)  # which not every command has
+        if verbose:
+            traceback.print_exc()
+        elif verbose is not None and status == 1:
+            message += " (--verbose shows more)"
         print(f"maskbeam: {message}", file=sys.stderr)
         return status
 
@@ -223,7 +226,7 @@ def explain(error: BaseException) -> tuple[str, int]:
     java = _JAVA_FRAME.search(text) and "Traceback (most recent call last)" not in text
     said = lines[0 if java else -1] if lines else "without a message"  # Python says it last, Java first
     kind = "" if type(error) in (RuntimeError, LostSightError) else f"{type(error).__name__}: "  # which says nothing by itself
-    return f"the job failed: {kind}{said} (--verbose shows more)", 1
+    return f"the job failed: {kind}{said}", 1
 
 
 if __name__ == "__main__":
