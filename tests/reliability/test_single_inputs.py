@@ -72,15 +72,16 @@ def parse_image_element(raw: bytes) -> str:
 
 def parse_file(data: bytes) -> str:
     """An annotation file: cut, and each of its elements parsed."""
-    parse = {"images": lambda raw: parse_image(raw, MAX_PIXELS), "annotations": lambda raw: parse_annotations(raw)[0]}
     found: set[str] = set()
     try:
         for block in cut_blocks(io.BytesIO(data).read, frozenset({"images", "annotations", "categories"}), "file.json"):
-            raws = split_block(data[block.offset : block.offset + block.length])
+            text = data[block.offset : block.offset + block.length]
             if block.key == "categories":
-                parse_categories(raws)
+                parse_categories(split_block(text))
+            elif block.key == "images":
+                found.update(outcome_of(parse_image(raw, MAX_PIXELS)) for raw in split_block(text))
             else:
-                found.update(outcome_of(parse[block.key](raw)) for raw in raws)
+                found.update(map(outcome_of, parse_annotations(text)))
     except InputError as error:
         return str(error).split(":")[0]
     return " and ".join(sorted(found)) or "accepted"

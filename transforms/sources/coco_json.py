@@ -379,10 +379,13 @@ def _no_constant(name: str) -> None:
     raise InputError(f"JSON_INVALID: {name} is not JSON")
 
 
+_json = json.JSONDecoder(parse_constant=_no_constant)  # `json.loads` makes one anew for each
+
+
 def _loads(raw: bytes) -> Any:
     """JSON as Python reads it: what msgspec refuses (a number out of range, half a surrogate pair), but no NaN literal."""
     try:
-        return json.loads(raw, parse_constant=_no_constant)
+        return _json.decode(raw.decode("utf-8", "surrogatepass"))
     except UnicodeDecodeError as error:
         return problem(ReasonCode.TEXT_INVALID, f"the text is not UTF-8 ({error.reason})")
     except ValueError as error:
