@@ -185,6 +185,7 @@ def test_an_annotation_that_is_no_object_or_empty_is_rejected(raw: bytes) -> Non
         element() + b"}",
         element(id="07"),
         element(id="'7'"),
+        element() + b", , " + element(),
     ],
 )
 def test_what_is_not_json_ends_the_job(raw: bytes) -> None:

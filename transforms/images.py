@@ -15,7 +15,6 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
-from apache_beam.io.filesystems import FileSystems
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
@@ -82,7 +81,7 @@ class ImageFolder:
         parts = file_name.split("/")
         forbidden = "\0" in file_name or "\\" in file_name or "://" in file_name or file_name.startswith("/") or ".." in parts
         path = "" if forbidden else storage.join(self.root, *(part for part in parts if part not in ("", ".")))
-        if not forbidden and FileSystems.get_scheme(self.root) is None:
+        if not forbidden and storage.is_local(self.root):
             real, root = _real_path(path), _real_folder(self.root)
             if os.path.commonpath((real, root)) != root:
                 message = f"the file {path} is a link to {real}, which is outside the image folder"
@@ -108,7 +107,7 @@ class ImageFolder:
 
     def _too_odd(self, path: str, file_name: str) -> Problem | None:
         """What must not even be opened: a pipe, whose end may never come, and a file larger than memory."""
-        if FileSystems.get_scheme(self.root) is not None:
+        if not storage.is_local(self.root):
             return None
         found = os.stat(path)
         if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):

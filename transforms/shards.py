@@ -179,7 +179,7 @@ def reusable_shard(
 
 
 def read_threads(folder: str) -> int:
-    """How many threads read images ahead of the encoder."""
+    """How many threads read images ahead."""
     return LOCAL_READS if storage.is_local(folder) else REMOTE_READS
 
 
