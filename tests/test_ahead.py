@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -94,13 +95,15 @@ def test_half_as_many_are_begun_as_there_are_threads_while_none_has_to_be_waited
 
 
 def test_as_many_wait_at_the_same_time_as_there_are_threads_once_they_have_been_waited_for() -> None:
-    slow, together = 48, threading.Barrier(16, timeout=PATIENCE)  # passed only if 16 reads are under way at once
+    slow, begun, enough = 48, itertools.count(1), threading.Event()  # none goes on before 16 reads are under way at once
 
     def read(number: int, take: Take) -> None:
         if number < slow:
             time.sleep(0.05)  # none is done when it is needed, on a busy machine either
         else:
-            together.wait()
+            if next(begun) == 16:
+                enough.set()
+            assert enough.wait(PATIENCE)
 
     found = read_ahead(read, range(slow + 32), 16, 100)
     assert [number for number, _ in found] == list(range(slow + 32))
