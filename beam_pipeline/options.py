@@ -12,6 +12,7 @@ from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 from beam_pipeline.trainer_bases import BASES, MODEL_GARDEN
+from transforms.sources import COCO, NAMES
 
 if TYPE_CHECKING:
     from transforms.encode import MaskEncoding
@@ -162,12 +163,31 @@ class RunOptions:
     """What `maskbeam run` can be told, apart from Beam's own options."""
 
     annotations: str = option(
-        "Input", "the annotation file, or a pattern that several match", metavar="PATH", **a_path("GCS_READ_FILE")
+        "Input",
+        "the annotation file, or a pattern that several match; for formats of a file an image, their folder",
+        metavar="PATH",
+        **a_path("TEXT"),
     )
     images: str = option(
         "Input", "the folder that file names in the annotations are relative to", metavar="FOLDER", **a_path("GCS_READ_FOLDER")
     )
-    format: str = option("Input", "the format of the annotations", default="coco", choices=("coco",))
+    format: str = option("Input", "the format of the annotations", default=COCO, choices=NAMES)
+    masks: str | None = option(
+        "Input",
+        "the folder of mask files, where they are not where the format has them",
+        default=None,
+        metavar="FOLDER",
+        **a_path("GCS_READ_FOLDER"),
+    )
+    class_attribute: str | None = option(
+        "Input",
+        "the attribute that holds an object's class, for formats that leave it to their users",
+        default=None,
+        metavar="NAME",
+    )
+    faces_only: bool = option(
+        "Input", "of oxford_pets, the boxes around the heads, and what of the masks lies in them", default=False
+    )
     check_images: ImageCheck = option(
         "Input",
         "full: decode every image; header: only those to convert, which is faster, but a damaged one may reach the trainer",

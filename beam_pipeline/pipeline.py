@@ -9,13 +9,25 @@ from beam_pipeline.options import RunOptions, parse_splits
 from beam_pipeline.publish import Publish, clear_output
 from transforms import coders
 from transforms.claims import Claim
+from transforms.images import ImageFolder
 from transforms.rasterize import Drops, Limits, Rasterize
 from transforms.sharding import AssignShards, MergeCensus, PlanShards, Splits
 from transforms.shards import RecordOptions, WriteShards
+from transforms.sources import COCO, format_of
 from transforms.sources.coco import ReadCoco
+from transforms.sources.files import ReadFiles, folder_of
+from transforms.sources.source import Context
 from transforms.statistics import MergeStatistics
 
-SOURCES = {"coco": ReadCoco}
+
+def read_annotations(options: RunOptions, max_pixels: int, spill_folder: str | None) -> beam.PTransform:
+    """The transform that reads the annotations, by their format."""
+    if options.format == COCO:
+        return ReadCoco(options.annotations, max_pixels, spill_folder)
+    images = ImageFolder(options.images)
+    folder = folder_of(options.annotations)
+    context = Context(folder, images, options.masks, max_pixels, options.class_attribute, options.faces_only)
+    return ReadFiles(format_of(options.format), options.annotations, context, spill_folder)
 
 
 def build(pipeline: beam.Pipeline, options: RunOptions, claim: Claim, spill_folder: str | None = None) -> None:
@@ -37,7 +49,7 @@ def build(pipeline: beam.Pipeline, options: RunOptions, claim: Claim, spill_fold
     limits = Limits(options.max_points, options.max_instances)
     coders.register()
 
-    read = pipeline | "ReadAnnotations" >> SOURCES[options.format](options.annotations, max_pixels, spill_folder)
+    read = pipeline | "ReadAnnotations" >> read_annotations(options, max_pixels, spill_folder)
     census = read.census | "Count" >> beam.CombineGlobally(MergeCensus())
     plan = census | "PlanShards" >> PlanShards(splits, num_shards, options.mask_encoding == "dense")
     plan |= "ClearOutput" >> beam.Map(clear_output, options, claim, AsList(read.categories))

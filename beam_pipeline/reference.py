@@ -44,7 +44,7 @@ def reason_codes_page() -> str:
         "# Reason codes",
         "",
         "Every image and annotation that is not in the records is in `rejects.jsonl`, a JSON object a line with `kind`",
-        "(image or annotation), `image_id`, `annotation_id`, `reason` and `message`. An image that is rejected takes its",
+        "(image or annotation), `image_id`, `annotation_id`, `reason`, `message` and `file_name`. An image that is rejected takes its",
         "annotations with it, under the same reason. What was dropped because you asked for it is listed too, and counted",
         "apart.",
         "",

@@ -38,6 +38,8 @@ from transforms import storage
 from transforms.claims import SCRATCH, Claim, claimed_by
 from transforms.counters import SHARDS_REUSED
 from transforms.records import InputError, ReasonCode
+from transforms.sources import COCO, format_of
+from transforms.sources.files import find_files
 
 LOCAL_RUNNERS = frozenset({"FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner", "DirectRunner"})
 LOCAL_RUNNER = "FnApiRunner"
@@ -95,17 +97,7 @@ def check_inputs(options: RunOptions) -> int:
             raise InputError(f"--{name} {there}") from None
         if name == "images" and not there:
             raise InputError(f"--images {options.images}: there is no such folder")
-    if not options.annotations or (FileSystems.get_scheme(options.annotations) is None and os.path.isdir(options.annotations)):
-        raise InputError(f"--annotations {options.annotations}: expected a file, or a pattern that files match")
-    try:
-        found = storage.match(options.annotations)
-    except Exception as error:
-        if storage.is_missing(error):
-            found = []
-        else:
-            raise InputError(f"--annotations {options.annotations} can't be read: {error}") from error
-    if not found:
-        raise InputError(f"--annotations {options.annotations}: there is no such file")
+    annotation_bytes = _annotation_bytes(options)
     if FileSystems.get_scheme(options.images) is None and not os.path.isdir(options.images):
         raise InputError(f"--images {options.images}: there is no such folder")
     if set(options.output) & set("*?[]"):
@@ -114,6 +106,27 @@ def check_inputs(options: RunOptions) -> int:
         check_place(options.output, options.trainer_config)
     if FileSystems.get_scheme(options.output) is None and os.path.isfile(options.output):
         raise InputError(f"--output {options.output}: that is a file, expected a folder")
+    return annotation_bytes
+
+
+def _annotation_bytes(options: RunOptions) -> int:
+    """Of all annotation files. Raises `InputError` where there are none."""
+    here = f"--annotations {options.annotations}"
+    if options.format == COCO and storage.is_local(options.annotations) and os.path.isdir(options.annotations):
+        raise InputError(f"{here}: expected a file, or a pattern that files match")
+    try:
+        if options.format != COCO:
+            return sum(file.bytes for file in find_files(options.annotations, format_of(options.format)))
+        found = storage.match(options.annotations)
+    except InputError as error:
+        raise InputError(f"{here}: {error}") from error
+    except Exception as error:
+        if storage.is_missing(error):
+            found = []
+        else:
+            raise InputError(f"{here} can't be read: {error}") from error
+    if not found:
+        raise InputError(f"{here}: there is no such file")
     return sum(file.bytes for file in found)
 
 

@@ -36,6 +36,7 @@ def read_back(output: Path, encoding: str = "png") -> Iterator[Record]:
     features = {
         "image/height": tf.io.FixedLenFeature((), tf.int64),
         "image/width": tf.io.FixedLenFeature((), tf.int64),
+        "image/filename": tf.io.FixedLenFeature((), tf.string),
         "image/source_id": tf.io.FixedLenFeature((), tf.string),
         "image/encoded": tf.io.FixedLenFeature((), tf.string),
         "image/object/class/text": strings,

@@ -159,6 +159,9 @@ def test_defaults_pass_their_own_checks() -> None:
 def test_all_options_can_be_given() -> None:
     given = {
         "format": "coco",
+        "masks": "painted",
+        "class_attribute": "kind",
+        "faces_only": True,
         "check_images": "header",
         "overwrite": True,
         "resume": True,
@@ -277,7 +280,7 @@ def test_splits_that_make_no_sense_are_refused(capsys: pytest.CaptureFixture[str
         (["--split_by", "(a"], "argument --split_by: expected a regular expression, found '(a': missing )"),
         (["--split_by", "two\nlines("], "argument --split_by: expected a regular expression, found 'two\\nlines('"),
         (["--mask_encoding", "jpeg"], "argument --mask_encoding: expected one of png, dense, png1, found 'jpeg'"),
-        (["--format", "yolo"], "argument --format: expected one of coco, found 'yolo'"),
+        (["--format", "doc"], "argument --format: expected one of coco, jsonl,"),
         (["--overwrite=yes"], "argument --overwrite: expected true or false, found 'yes'"),
         (["--overwrite=1"], "argument --overwrite: expected true or false, found '1'"),
         (["--annotations="], "argument --annotations: expected a path, found nothing"),

@@ -106,7 +106,7 @@ def write_shard(output: Path, split: str, index: int, records: list[bytes], plan
 REJECTS = [
     Reject("annotation", 5, 11, "EMPTY_MASK", "no pixel"),
     Reject("annotation", 5, 3, "EMPTY_MASK", "no pixel"),
-    Reject("image", 40, None, "IMAGE_MISSING", "ünï “quoted”"),
+    Reject("image", 40, None, "IMAGE_MISSING", "ünï “quoted”", "ünï.jpg"),
     Reject("annotation", 40, 9, "IMAGE_MISSING", "its image was rejected"),
     Reject("image", 6, None, "DROPPED_EMPTY_IMAGE", "it has no annotations"),
     Reject("annotation", None, None, "FIELD_INVALID", "no id"),
@@ -508,6 +508,7 @@ def test_rejects_are_written_sorted_and_counted(tmp_path: Path) -> None:
         "annotation_id": None,
         "reason": "IMAGE_MISSING",
         "message": "ünï “quoted”",
+        "file_name": "ünï.jpg",
     }
     assert reasons == Counter((reject.kind, reject.reason) for reject in REJECTS)
 

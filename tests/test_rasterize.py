@@ -578,4 +578,4 @@ def test_the_transform_gives_images_and_rejects_apart():
         out = pipeline | beam.Create([image_with(good, bad)]) | rasterize.Rasterize(boxes="mask")
         assert_that(out.images, equal_to([image_with(good)]), "images")
         message = "a polygon ring has 2 numbers, expected an even count of at least 6"
-        assert_that(out.rejects, equal_to([Reject("annotation", 3, 2, "POLY_MALFORMED", message)]), "rejects")
+        assert_that(out.rejects, equal_to([Reject("annotation", 3, 2, "POLY_MALFORMED", message, "a.jpg")]), "rejects")

@@ -2,7 +2,7 @@
 
 | step | file | transform |
 |---|---|---|
-| read | sources/ | `ReadCoco` → `Annotations` |
+| read | sources/ | `ReadCoco`, `ReadFiles` → `Annotations` |
 | rasterize | rasterize.py | `Rasterize` → `Rasterized` |
 | assign | sharding.py | `PlanShards`, `AssignShards` |
 | write | shards.py | `WriteShards` → `Written` |
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from transforms.shards import RecordOptions as RecordOptions
     from transforms.shards import ShardSummary as ShardSummary
     from transforms.shards import WriteShards as WriteShards
-    from transforms.sources.coco import Annotations as Annotations
+    from transforms.sources.annotations import Annotations as Annotations
     from transforms.sources.coco import ReadCoco as ReadCoco
+    from transforms.sources.files import ReadFiles as ReadFiles
     from transforms.statistics import MergeStatistics as MergeStatistics
 
 _HOMES = {
@@ -64,10 +65,9 @@ _HOMES = {
         "ShardSummary",
         "WriteShards",
     ),
-    "sources.coco": (
-        "Annotations",
-        "ReadCoco",
-    ),
+    "sources.annotations": ("Annotations",),
+    "sources.coco": ("ReadCoco",),
+    "sources.files": ("ReadFiles",),
     "statistics": ("MergeStatistics",),
 }
 __all__ = sorted(name for names in _HOMES.values() for name in names)  # noqa: PLE0605 - derived from the table above

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from transforms.records import AnnotatedImage, Box, Instance, Polygons, RunLengths, Shape
+from transforms.records import AnnotatedImage, Attributes, Box, ImageExtras, Instance, Polygons, RunLengths, Shape
 
 Sections = list[bytes]
 """Bytes of a batch, each of a kind of its own."""
@@ -25,10 +25,11 @@ class _Images(msgspec.Struct, array_like=True):
     heights: list[int]
     widths: list[int]
     instances: list[int]
+    extras: dict[int, ImageExtras]
 
 
 class _Instances(msgspec.Struct, array_like=True):
-    """`crowds` and `fixes` go by place; a box is ymin, xmin and the steps from there to ymax and xmax."""
+    """What few have goes by place; a box is ymin, xmin and the steps from there to ymax and xmax."""
 
     annotation_ids: list[int]
     category_ids: list[int]
@@ -37,6 +38,9 @@ class _Instances(msgspec.Struct, array_like=True):
     crowds: list[int]
     fixes: dict[int, tuple[str, ...]]
     shapes: list[tuple[int, ...] | None]
+    holes: dict[int, int]
+    layers: dict[int, int]
+    attributes: dict[int, Attributes]
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -96,6 +100,9 @@ def pack_instances(instances: Sequence[Instance]) -> Sections:
         [place for place, one in enumerate(instances) if one.is_crowd],
         {place: one.fixes for place, one in enumerate(instances) if one.fixes},
         [_pack_shape(one.shape, blobs) for one in instances],
+        {place: one.shape.holes for place, one in enumerate(instances) if isinstance(one.shape, Polygons) and one.shape.holes},
+        {place: one.layer for place, one in enumerate(instances) if one.layer},
+        {place: one.attributes for place, one in enumerate(instances) if one.attributes},
     )
     return [_encode(columns), b"".join(blobs)]
 
@@ -110,7 +117,8 @@ def unpack_instances(sections: Sections) -> Iterator[Instance]:
         if packed is not None:
             kind, *sizes = packed
             stop = start + (kind * sum(sizes) if kind else sizes[2])
-            shape = Polygons(blobs[start:stop], tuple(sizes)) if kind else RunLengths(sizes[0], sizes[1], blobs[start:stop])
+            blob = blobs[start:stop]
+            shape = Polygons(blob, tuple(sizes), columns.holes.get(place, 0)) if kind else RunLengths(sizes[0], sizes[1], blob)
             start = stop
         yield Instance(
             annotation_id,
@@ -120,6 +128,8 @@ def unpack_instances(sections: Sections) -> Iterator[Instance]:
             place in crowds,
             shape,
             fixes.get(place, ()),
+            columns.layers.get(place, 0),
+            columns.attributes.get(place),
         )
 
 
@@ -137,6 +147,7 @@ def pack_images(images: Sequence[AnnotatedImage]) -> Sections:
         [image.height for image in images],
         [image.width for image in images],
         [len(image.instances) for image in images],
+        {place: image.extras for place, image in enumerate(images) if image.extras},
     )
     return [_encode(columns), *pack_instances([one for image in images for one in image.instances])]
 
@@ -145,6 +156,6 @@ def unpack_images(sections: Sections) -> Iterator[AnnotatedImage]:
     """The images, equal to those that were packed."""
     columns, instances = _images.decode(sections[0]), unpack_instances(sections[1:])
     fields = zip(columns.image_ids, columns.file_names, columns.heights, columns.widths, columns.instances, strict=True)
-    for image_id, file_name, height, width, count in fields:
+    for place, (image_id, file_name, height, width, count) in enumerate(fields):
         of_image = tuple(next(instances) for _ in range(count))
-        yield AnnotatedImage(image_id, file_name, height, width, of_image)
+        yield AnnotatedImage(image_id, file_name, height, width, of_image, columns.extras.get(place))

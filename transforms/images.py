@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import hashlib
 import io
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
+import msgspec
 import numpy as np
 from PIL import (
     BmpImagePlugin,
@@ -31,7 +33,7 @@ from zlib_ng import zlib_ng
 
 from transforms import storage
 from transforms.ahead import Take, take_at_once
-from transforms.records import Fix, Problem, ReasonCode, problem
+from transforms.records import AnnotatedImage, Fix, Problem, ReasonCode, problem
 
 READ_FORMATS = tuple(
     plugin.format
@@ -105,6 +107,13 @@ class ImageFolder:
                 return problem(ReasonCode.IMAGE_MISSING, f"there is no file {file_name!r} in the image folder")
             raise
 
+    def read_of(self, image: AnnotatedImage, take: Take = take_at_once) -> bytes | Problem:
+        """The same for an image of the annotations, which may be embedded there where there is no file."""
+        data = self.read(image.file_name, take)
+        if isinstance(data, Problem) and data.code == ReasonCode.IMAGE_MISSING.name and image.extras and image.extras.embedded:
+            return embedded_image(storage.read_bytes(image.extras.embedded, take))
+        return data
+
     def _too_odd(self, path: str, file_name: str) -> Problem | None:
         """What must not even be opened: a pipe, whose end may never come, and a file larger than memory."""
         if not storage.is_local(self.root):
@@ -116,6 +125,24 @@ class ImageFolder:
             message = f"the file has {found.st_size / 1e6:.1f} MB, at most {self.max_bytes / 1e6:.1f} are read (--max_record_mb)"
             return problem(ReasonCode.RECORD_LIMIT, message)
         return None
+
+
+class _Embedding(msgspec.Struct):
+    image: str | None = msgspec.field(name="imageData", default=None)
+
+
+_embedding = msgspec.json.Decoder(_Embedding)
+
+
+def embedded_image(annotations: bytes) -> bytes | Problem:
+    """The image that an annotation file has in it, as LabelMe writes it: base64 in `imageData`; IMAGE_MISSING, IMAGE_CORRUPT."""
+    try:
+        text = _embedding.decode(annotations).image
+        if text is None:
+            return problem(ReasonCode.IMAGE_MISSING, "there is no image file, and no imageData in the annotations")
+        return base64.b64decode(text, validate=True)
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        return problem(ReasonCode.IMAGE_CORRUPT, f"the imageData of the annotations can't be decoded: {error}")
 
 
 class CheckedImage(NamedTuple):

@@ -6,8 +6,9 @@ here in Python: see `check_polygons`. Run lengths never reach it at all; `run_le
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal, NamedTuple, get_args
 
 import apache_beam as beam
@@ -29,6 +30,7 @@ from transforms.records import (
     RunLengths,
     problem,
     reject_image,
+    reject_instance,
 )
 
 MAX_COORDINATE = 1e5  # pixels; pycocotools takes gigabytes from 1e6 on
@@ -144,12 +146,50 @@ def rasterize_polygons(
     if wrong:
         return wrong
     parts = cocomask.frPyObjects(polygons.split(values), height, width)
+    enclosed = _union(parts[: len(parts) - polygons.holes])
+    if polygons.holes:
+        cut_out = run_lengths.complement(RunLengths(height, width, _union(parts[-polygons.holes :])["counts"]))
+        enclosed = cocomask.merge([enclosed, {"size": [height, width], "counts": cut_out.counts}], intersect=True)
+    if not cocomask.area(enclosed):
+        return problem(ReasonCode.EMPTY_MASK, "the polygon has no pixel inside the image")
+    return RunLengths(height, width, enclosed["counts"])
+
+
+def _union(parts: list[Any]) -> Any:
     while len(parts) > 1:  # by sixteens: one after the other, each ring would go over the union of all before it
         parts = [cocomask.merge(parts[first : first + 16]) for first in range(0, len(parts), 16)]
-    union = parts[0]
-    if not cocomask.area(union):
-        return problem(ReasonCode.EMPTY_MASK, "the polygon has no pixel inside the image")
-    return RunLengths(height, width, union["counts"])
+    return parts[0]
+
+
+def cover(instances: Sequence[Instance], height: int, width: int) -> list[Instance | Problem]:
+    """The instances, each without what those of higher layers cover; `EMPTY_MASK` for one of which nothing is left.
+
+    All have gone through `rasterize`. One that loses something loses its box and area, too, which were of all of it.
+    """
+    found: dict[int, Instance | Problem] = {}
+    above: Any = None  # the union of all higher layers
+    for _, same in groupby(sorted(range(len(instances)), key=lambda at: -instances[at].layer), lambda at: instances[at].layer):
+        layer = list(same)
+        for at in layer:
+            one = instances[at]
+            found[at] = one if above is None or not isinstance(one.shape, RunLengths) else _without(one, one.shape, above)
+        masks = [shape for at in layer if isinstance(shape := instances[at].shape, RunLengths)]
+        parts = [{"size": [height, width], "counts": mask.counts} for mask in masks]
+        above = _union([*parts, above] if above else parts) if parts or above else None
+    return [found[at] for at in range(len(instances))]
+
+
+def _without(instance: Instance, mask: RunLengths, above: Any) -> Instance | Problem:
+    whole = {"size": [mask.height, mask.width], "counts": mask.counts}
+    beside = run_lengths.complement(RunLengths(mask.height, mask.width, above["counts"]))
+    left = cocomask.merge([whole, {"size": whole["size"], "counts": beside.counts}], intersect=True)
+    if cocomask.area(left) == cocomask.area(whole):
+        return instance
+    if not cocomask.area(left):
+        return problem(ReasonCode.EMPTY_MASK, "objects that lie above it cover it wholly")
+    shape = RunLengths(mask.height, mask.width, left["counts"])
+    box = run_lengths.box_of(run_lengths.runs_of(shape), mask.height)
+    return msgspec.structs.replace(instance, shape=shape, box=box, area=None)
 
 
 def check_run_lengths(shape: RunLengths, height: int, width: int) -> Problem | None:
@@ -250,23 +290,25 @@ def rasterize_image(
         return None, reject_image(image, problem(ReasonCode.INSTANCE_LIMIT, message))
     kept: list[Instance] = []
     rejects: list[Reject] = []
-    for instance in image.instances:
-        drawn = drops.why(instance) or rasterize(instance, image.height, image.width, boxes, limits.points)
+
+    def sort(annotation_id: int, drawn: Instance | Problem) -> None:
         if isinstance(drawn, Problem):
-            rejects.append(Reject("annotation", image.image_id, instance.annotation_id, drawn.code, drawn.message))
+            rejects.append(reject_instance(image, annotation_id, drawn))
         else:
             kept.append(drawn)
-    if drops.empty_images and not kept:
-        rejects.append(
-            Reject(
-                "image",
-                image.image_id,
-                None,
-                ReasonCode.DROPPED_EMPTY_IMAGE.name,
-                "nothing is annotated on it, or nothing of that is kept",
-            )
+
+    for instance in image.instances:
+        sort(
+            instance.annotation_id,
+            drops.why(instance) or rasterize(instance, image.height, image.width, boxes, limits.points),
         )
-        return None, rejects
+    if any(instance.layer for instance in kept):
+        all_of_it, kept = kept, []
+        for instance, left in zip(all_of_it, cover(all_of_it, image.height, image.width), strict=True):
+            sort(instance.annotation_id, left)
+    if drops.empty_images and not kept:
+        why = problem(ReasonCode.DROPPED_EMPTY_IMAGE, "nothing is annotated on it, or nothing of that is kept")
+        return None, [*rejects, *reject_image(msgspec.structs.replace(image, instances=()), why)]
     return msgspec.structs.replace(image, instances=tuple(kept)), rejects
 
 

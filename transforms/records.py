@@ -121,6 +121,22 @@ class ReasonCode(Enum):
         "a record, or an image file, that is larger than --max_record_mb",
         "use `--mask_encoding png`, cut the image into tiles, or raise `--max_record_mb`",
     )
+    FILE_INVALID = (
+        "an annotation file of one image, or an image's entry in one, that can't be read",
+        "the message says where and what was expected; export the file anew, or open it in the tool that wrote it",
+    )
+    SHAPE_UNSUPPORTED = (
+        "a shape that encloses nothing, or of a kind that is not read: a line, a point, a skeleton",
+        "draw the object as a polygon, a box or a mask; the page of the format lists what is read",
+    )
+    MASK_MISSING = (
+        "a mask file that is not there",
+        "look at the path in the message: is `--masks` the right folder, was everything uploaded?",
+    )
+    MASK_INVALID = (
+        "a mask file that can't be decoded, or is of another kind or size than expected",
+        "the message says what was found; masks are PNGs, saved without being scaled or turned to JPEG on the way",
+    )
     DROPPED_CROWD = (
         "a crowd, left out because of --drop_crowds",
         "nothing; without the option it is written",
@@ -134,9 +150,18 @@ class ReasonCode(Enum):
         "nothing; without the option it is written, with empty lists",
     )
 
+    DROPPED_VOID = (
+        "a region that the format marks as void, which belongs to no object",
+        "nothing; such regions are for evaluation to leave out",
+    )
+    DROPPED_STUFF = (
+        "a region of a class that has no instances: stuff, as sky or road",
+        "nothing; only things are instances",
+    )
+
     @property
     def by_option(self) -> bool:
-        """Whether the user asked for this, so that it is no fault of the data."""
+        """Whether the user, or the format, wants this, so that it is no fault of the data."""
         return self.name.startswith("DROPPED_")
 
 
@@ -182,9 +207,11 @@ class Polygons(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="poly
 
     coordinates: bytes
     ring_lengths: tuple[int, ...]
+    holes: int = 0
+    """So many of the rings, the last ones, are cut out of what the others enclose."""
 
     @classmethod
-    def pack(cls, rings: Sequence[Sequence[float]]) -> Polygons:
+    def pack(cls, rings: Sequence[Sequence[float]], holes: int = 0) -> Polygons:
         """Packs rings `[x0, y0, x1, y1, …]` of finite numbers below `LARGEST_PACKED`; nothing else is checked here."""
         values = np.fromiter((value for ring in rings for value in ring), np.float64)
         lengths = tuple(len(ring) for ring in rings)
@@ -194,8 +221,8 @@ class Polygons(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="poly
             steps[2:] -= hundredths[:-2]
             longest = np.abs(steps).max()
             if longest < 2**31:
-                return cls(steps.astype("<i2" if longest < 2**15 else "<i4").tobytes(), lengths)
-        return cls(values.astype("<f8").tobytes(), lengths)
+                return cls(steps.astype("<i2" if longest < 2**15 else "<i4").tobytes(), lengths, holes)
+        return cls(values.astype("<f8").tobytes(), lengths, holes)
 
     def values(self) -> npt.NDArray[np.float64]:
         """All rings' `x0, y0, x1, y1, …`, one after the other, equal to what was packed, and but for -0.0 bit for bit."""
@@ -225,12 +252,24 @@ class RunLengths(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="ru
 Shape = Polygons | RunLengths | None
 
 
+class Attributes(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What some formats say of an object besides, under the names that the Object Detection API has for it."""
+
+    difficult: bool = False
+    truncated: bool = False
+    occluded: bool = False
+    group_of: bool = False
+    depiction: bool = False
+    view: str = ""
+
+
 class Instance(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One annotated object of an image.
 
     `box` is None where the annotation has none that can be used; after `Rasterize` it is there, inside the image.
     `area` is the annotation's own, in pixels², or None. `shape` is None for a box without a mask; after `Rasterize`
-    it is no longer a polygon. `fixes` holds names of `Fix`.
+    it is no longer a polygon. `fixes` holds names of `Fix`. An instance of a higher `layer` covers what it shares with those
+    of lower ones, so that they lose it; within a layer, instances may overlap.
     """
 
     annotation_id: int
@@ -240,6 +279,20 @@ class Instance(msgspec.Struct, frozen=True, gc=False, array_like=True):
     is_crowd: bool
     shape: Shape
     fixes: tuple[str, ...] = ()
+    layer: int = 0
+    attributes: Attributes | None = None
+
+
+class ImageExtras(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What few images have.
+
+    `embedded` is the path of an annotation file that has the image in it, for where there is no image file. The category ids
+    are LVIS's: of what was looked for and is not there, and of what is there and not annotated to the last.
+    """
+
+    embedded: str = ""
+    neg_category_ids: tuple[int, ...] | None = None
+    not_exhaustive_category_ids: tuple[int, ...] | None = None
 
 
 class AnnotatedImage(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -250,6 +303,7 @@ class AnnotatedImage(msgspec.Struct, frozen=True, gc=False, array_like=True):
     height: int
     width: int
     instances: tuple[Instance, ...]
+    extras: ImageExtras | None = None
 
 
 class Category(msgspec.Struct, frozen=True, array_like=True, order=True):
@@ -260,13 +314,17 @@ class Category(msgspec.Struct, frozen=True, array_like=True, order=True):
 
 
 class Reject(msgspec.Struct, frozen=True, gc=False):
-    """An image or annotation that is not in the records, and why. Each stands for exactly one."""
+    """An image or annotation that is not in the records, and why. Each stands for exactly one.
+
+    `file_name` is the image's, where it is known.
+    """
 
     kind: Literal["image", "annotation"]
     image_id: int | None
     annotation_id: int | None
     reason: str
     message: str
+    file_name: str | None = None
 
 
 class Census(msgspec.Struct, frozen=True, array_like=True):
@@ -292,10 +350,20 @@ ITS_IMAGE_WAS_REJECTED = "its image was rejected"
 
 def reject_image(image: AnnotatedImage, why: Problem) -> list[Reject]:
     """The rejects for an image and, with the same reason, for each of its instances."""
-    rejects = [Reject("image", image.image_id, None, why.code, why.message)]
+    rejects = [Reject("image", image.image_id, None, why.code, why.message, image.file_name)]
     for instance in image.instances:
-        rejects.append(Reject("annotation", image.image_id, instance.annotation_id, why.code, ITS_IMAGE_WAS_REJECTED))
+        rejects.append(reject_instance(image, instance.annotation_id, problem_of_image(why)))
     return rejects
+
+
+def problem_of_image(why: Problem) -> Problem:
+    """What an image's problem is to its annotations."""
+    return Problem(why.code, ITS_IMAGE_WAS_REJECTED)
+
+
+def reject_instance(image: AnnotatedImage, annotation_id: int, why: Problem) -> Reject:
+    """The reject for one of an image's annotations."""
+    return Reject("annotation", image.image_id, annotation_id, why.code, why.message, image.file_name)
 
 
 _encoder = msgspec.msgpack.Encoder()

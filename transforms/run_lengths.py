@@ -156,6 +156,44 @@ def box_of(runs: Runs, height: int) -> Box | None:
     return (float(top), float(first_column), float(bottom), float(last_column + 1))
 
 
+def complement(mask: RunLengths) -> RunLengths:
+    """The pixels that the mask has not."""
+    runs = runs_of(mask)
+    return RunLengths(mask.height, mask.width, encode_counts(runs[1:] if not runs[0] else np.concatenate(([0], runs))))
+
+
+def by_value(ids: npt.NDArray[np.integer]) -> dict[int, RunLengths]:
+    """The run lengths of each value of an array of shape (height, width), but for 0; all in one walk over it."""
+    height, width = ids.shape
+    column_major = ids.T.ravel()
+    starts = np.concatenate(([0], np.flatnonzero(column_major[1:] != column_major[:-1]) + 1))
+    stops = np.append(starts[1:], column_major.size)
+    values = column_major[starts]
+    order = np.argsort(values, kind="stable")
+    found: dict[int, RunLengths] = {}
+    for same in np.split(order, np.flatnonzero(np.diff(values[order])) + 1):
+        if value := int(values[same[0]]):
+            bounds = np.stack((starts[same], stops[same]), axis=1).ravel()
+            runs = np.diff(bounds, prepend=0, append=column_major.size).astype(np.int64)
+            found[value] = RunLengths(height, width, encode_counts(runs if runs[-1] else runs[:-1]))
+    return found
+
+
+def from_coco(counts: str | Sequence[int], height: int, width: int, max_pixels: int = 100_000_000) -> RunLengths | Problem:
+    """COCO's run lengths, compressed to a string or as numbers; DIM_LIMIT, RLE_MALFORMED. Of a string, the size is checked."""
+    if height < 1 or width < 1 or height * width > max_pixels:
+        message = f"the run lengths are for {height} × {width} (height × width), at most {max_pixels} pixels are read"
+        return problem(ReasonCode.DIM_LIMIT, message)
+    if isinstance(counts, str):
+        if not counts.isascii():
+            return problem(ReasonCode.RLE_MALFORMED, "the counts hold a character outside '0' to 'o'")
+        return RunLengths(height, width, counts.encode())
+    if not all(0 <= count < 2**32 for count in counts):
+        return problem(ReasonCode.RLE_MALFORMED, "a run length is negative or over 2^32")
+    runs = np.array(counts, np.int64)
+    return check_runs(runs, height, width) or RunLengths(height, width, encode_counts(runs))
+
+
 def to_mask(mask: RunLengths) -> Mask:
     """The pixels, uint8 0/1, shape (height, width)."""
     runs = runs_of(mask)

@@ -171,7 +171,7 @@ def reusable_shard(
     fingerprint = Fingerprint(name, options)
 
     def digest_of(image: AnnotatedImage, take: Take) -> bytes:
-        return file_digest(folder.read(image.file_name, take))
+        return file_digest(folder.read_of(image, take))
 
     for image, digest in read_ahead(digest_of, images, read_threads(folder.root), READ_AHEAD_BYTES):
         fingerprint.add(image, labels, digest)
@@ -206,7 +206,7 @@ def load_images(
             waited += time.perf_counter() - began
 
         began = time.perf_counter()
-        data = folder.read(image.file_name, timed)
+        data = folder.read_of(image, timed)
         return data, time.perf_counter() - began - waited
 
     def check(image: AnnotatedImage, data: bytes | Problem, seconds: float) -> LoadedImage:

@@ -185,6 +185,18 @@ def name_of(path: str) -> str:
     return str(FileSystems.split(path)[1])
 
 
+def folder_of(path: str) -> str:
+    """All but the last part of a path."""
+    return str(FileSystems.split(path)[0])
+
+
+def is_folder(path: str) -> bool:
+    """Whether a path is that of a folder; of a bucket, whether it ends in / or there is no object with just that name."""
+    if is_local(path):
+        return os.path.isdir(path)
+    return path.endswith("/") or not (set(path) & set("*?[") or exists(path))
+
+
 def list_folder(folder: str) -> list[StoredFile]:
     """The files directly in a folder; none where there is no such folder. Folders are not listed."""
     if store := _store_of(folder):

@@ -20,9 +20,8 @@ import apache_beam as beam
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from apache_beam.transforms.window import GlobalWindows
 
-from transforms import counters, events, garbage, progress, storage
+from transforms import counters, garbage, progress, storage
 from transforms.batches import BatchWriter, Packer, read_batch
 from transforms.records import (
     AnnotatedImage,
@@ -36,6 +35,7 @@ from transforms.records import (
     problem,
     reject_image,
 )
+from transforms.sources.annotations import Annotations, find_annotations, in_window, log_found
 from transforms.sources.coco_json import (
     MAX_PIXELS,
     CocoAnnotation,
@@ -73,15 +73,10 @@ class FileBlock(NamedTuple):
 
 def find_files(pattern: str) -> Iterator[tuple[str, int]]:
     """The files that a pattern matches, each with the number of buckets for all of them together."""
-    try:
-        files = storage.match(pattern)
-    except Exception as error:
-        raise InputError(f"the annotations {pattern} can't be read: {error}") from error
-    if not files:
-        raise InputError(f"there are no annotations at {pattern}")
+    files = find_annotations(pattern)
     buckets = max(1, sum(file.bytes for file in files) // BUCKET_BYTES)
     for file in files:
-        events.log("annotations_found", file=file.path, bytes=file.bytes)
+        log_found(file)
         yield file.path, buckets
 
 
@@ -191,19 +186,12 @@ class ParseBlocks(beam.DoFn):  # type: ignore[misc]
 
     def finish_bundle(self) -> Iterator[Any]:
         while self.reading:
-            yield from map(_in_window, self._parse_next())
-        yield from map(_in_window, self._batches())
+            yield from map(in_window, self._parse_next())
+        yield from map(in_window, self._batches())
 
     def _batches(self) -> Iterator[Any]:
         yield from self.parts.batches()
         yield from (beam.pvalue.TaggedOutput("ids", keyed) for keyed in self.ids.batches())
-
-
-def _in_window(out: Any) -> Any:
-    """An output as it has to be where a bundle ends."""
-    if isinstance(out, beam.pvalue.TaggedOutput):
-        return beam.pvalue.TaggedOutput(out.tag, GlobalWindows.windowed_value(out.value))
-    return GlobalWindows.windowed_value(out)
 
 
 class FindDuplicates(beam.DoFn):  # type: ignore[misc]
@@ -250,6 +238,8 @@ def meet(batches: Iterable[bytes], categories: frozenset[int]) -> Iterator[Annot
             else:
                 taken[part.image_id, part.annotation_id] = part.first_image_id
     for image_id in sorted(images.keys() | instances.keys()):
+        entries = sorted(images[image_id], key=lambda entry: (entry.problem is not None, pack(entry)))
+        file_name = entries[0].file_name if entries else None
         kept: dict[int, Instance] = {}
         # The order of input must not matter: same ids are told apart by their content.
         for instance in sorted(instances[image_id], key=lambda one: (one.annotation_id, pack(one))):
@@ -264,19 +254,18 @@ def meet(batches: Iterable[bytes], categories: frozenset[int]) -> Iterator[Annot
             elif instance.category_id not in categories:
                 wrong = problem(ReasonCode.CATEGORY_UNKNOWN, f"there is no category with id {instance.category_id}")
             if wrong:
-                yield Reject("annotation", image_id, instance.annotation_id, wrong.code, wrong.message)
+                yield Reject("annotation", image_id, instance.annotation_id, wrong.code, wrong.message, file_name)
             else:
                 kept[instance.annotation_id] = instance
-        entries = sorted(images[image_id], key=lambda entry: (entry.problem is not None, pack(entry)))
         for entry in entries[:1]:
             image = AnnotatedImage(image_id, entry.file_name, entry.height, entry.width, tuple(kept.values()))
             if entry.problem:
                 yield from reject_image(image, entry.problem)
             else:
                 yield image
-        for _ in entries[1:]:
+        for entry in entries[1:]:
             message = f"another image ({entries[0].file_name}) has this id already"
-            yield Reject("image", image_id, None, ReasonCode.DUP_IMAGE.name, message)
+            yield Reject("image", image_id, None, ReasonCode.DUP_IMAGE.name, message, entry.file_name)
 
 
 class Meet(beam.DoFn):  # type: ignore[misc]
@@ -286,15 +275,6 @@ class Meet(beam.DoFn):  # type: ignore[misc]
         known = frozenset(category.category_id for category in categories)
         for met in meet(group[1], known):
             yield beam.pvalue.TaggedOutput("rejects", met) if isinstance(met, Reject) else met
-
-
-class Annotations(NamedTuple):
-    """What every source gives: images with their geometry, the category list, the rejects and the census."""
-
-    images: beam.PCollection[AnnotatedImage]
-    categories: beam.PCollection[Category]
-    rejects: beam.PCollection[Reject]
-    census: beam.PCollection[Census]
 
 
 @dataclass

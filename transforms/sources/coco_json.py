@@ -27,7 +27,6 @@ from transforms.records import (
     Problem,
     ReasonCode,
     Reject,
-    RunLengths,
     Shape,
     problem,
 )
@@ -234,20 +233,7 @@ def _shape(segmentation: list[list[float]] | _Rle | None, max_pixels: int = MAX_
     if len(segmentation.size) != 2:
         return problem(ReasonCode.RLE_MALFORMED, f"'size': expected [height, width], found {str(segmentation.size)[:40]}")
     height, width = segmentation.size
-    if height < 1 or width < 1 or height * width > max_pixels:
-        return problem(
-            ReasonCode.DIM_LIMIT,
-            f"the run lengths are for {height} × {width} (height × width), at most {max_pixels} pixels are read",
-        )
-    if isinstance(segmentation.counts, str):
-        if not segmentation.counts.isascii():
-            return problem(ReasonCode.RLE_MALFORMED, "the counts hold a character outside '0' to 'o'")
-        return RunLengths(height, width, segmentation.counts.encode())
-    if not all(0 <= count < 2**32 for count in segmentation.counts):
-        return problem(ReasonCode.RLE_MALFORMED, "a run length is negative or over 2^32")
-    runs = np.array(segmentation.counts, np.int64)
-    wrong = run_lengths.check_runs(runs, height, width)
-    return wrong or RunLengths(height, width, run_lengths.encode_counts(runs))
+    return run_lengths.from_coco(segmentation.counts, height, width, max_pixels)
 
 
 def _box(bbox: Sequence[float] | None) -> Box | None:

@@ -1,0 +1,113 @@
+"""Masks that are painted: PNG files, read as they are, and what of them belongs to one object.
+
+Pillow gives the values themselves: the indices of a palette, all 16 bits. TensorFlow's decoder gives neither.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from transforms import storage
+from transforms.images import READ_FORMATS, ImageFolder
+from transforms.records import Problem, ReasonCode, problem
+
+Ids = npt.NDArray[np.integer]
+"""Shape (height, width): the value of each pixel; of a coloured file, R + 256·G + 65536·B."""
+_FORMATS = ("PNG", "TIFF", "BMP", "GIF", "PPM")
+_SIDEWAYS, _ORIENTATION = (5, 6, 7, 8), 0x0112
+
+
+def read_ids(path: str, max_pixels: int) -> Ids | Problem:
+    """The values of a mask file; MASK_MISSING, MASK_INVALID, PIXEL_LIMIT."""
+    try:
+        data = storage.read_bytes(path)
+    except Exception as error:
+        if storage.is_missing(error):
+            return problem(ReasonCode.MASK_MISSING, f"there is no mask file {path}")
+        raise
+    return decode_ids(data, path, max_pixels)
+
+
+def decode_ids(data: bytes, name: str, max_pixels: int) -> Ids | Problem:
+    """The same of a file's bytes; `name` is for messages."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                size = f"{image.height} × {image.width} (height × width)"
+                return problem(ReasonCode.PIXEL_LIMIT, f"the mask {name} is {size}, at most {max_pixels} pixels are read")
+            # What is opaque or not says nothing of whose a pixel is.
+            values = np.asarray(image.convert("RGB") if image.mode == "RGBA" else image)
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+        return problem(ReasonCode.MASK_INVALID, f"the mask {name} can't be decoded: {error}")
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, TypeError, IndexError, KeyError, ArithmeticError) as error:
+        return problem(ReasonCode.MASK_INVALID, f"the mask {name} can't be decoded: {error}")
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8)
+    if values.ndim == 3 and values.shape[2] == 2:  # grey and alpha
+        values = values[..., 0]
+    if values.ndim == 3 and values.shape[2] == 3:
+        return values.astype(np.uint32) @ np.array([1, 256, 65536], np.uint32)
+    if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
+        return problem(ReasonCode.MASK_INVALID, f"the mask {name} has pixels of the kind {image.mode}, expected whole numbers")
+    return values
+
+
+def check_size(ids: Ids, height: int, width: int, name: str) -> Problem | None:
+    """MASK_INVALID unless a mask is of height × width pixels."""
+    if ids.shape == (height, width):
+        return None
+    found = f"{ids.shape[0]} × {ids.shape[1]} (height × width)"
+    return problem(ReasonCode.MASK_INVALID, f"the mask {name} is {found}, its image {height} × {width}")
+
+
+def empty() -> Problem:
+    """EMPTY_MASK, for an object that a mask has no pixel of."""
+    return problem(ReasonCode.EMPTY_MASK, "the mask has no pixel of it")
+
+
+def scaled(mask: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
+    """A mask 0/1 at another size: each pixel has the value of the one that its centre falls into."""
+    rows = ((np.arange(height) + 0.5) * mask.shape[0] / height).astype(np.int64)
+    columns = ((np.arange(width) + 0.5) * mask.shape[1] / width).astype(np.int64)
+    at_size: npt.NDArray[np.uint8] = mask[rows][:, columns]
+    return at_size
+
+
+def image_size(images: ImageFolder, file_name: str) -> tuple[int, int] | Problem:
+    """(height, width) of an image as people see it, upright by its EXIF orientation, from the file's beginning.
+
+    PATH_FORBIDDEN, IMAGE_MISSING, IMAGE_CORRUPT. For formats that don't say how large their images are.
+    """
+    path = images.locate(file_name)
+    if isinstance(path, Problem):
+        return path
+    try:
+        with storage.open_read(path) as file, Image.open(file, formats=READ_FORMATS) as image:
+            return _upright(image)
+    except UnidentifiedImageError:
+        return problem(ReasonCode.IMAGE_CORRUPT, f"the image file {file_name!r} can't be decoded")
+    except Exception as error:
+        if storage.is_missing(error):
+            return problem(ReasonCode.IMAGE_MISSING, f"there is no file {file_name!r} in the image folder")
+        if isinstance(error, OSError | ValueError | SyntaxError | struct.error) and storage.is_local(path):
+            return problem(ReasonCode.IMAGE_CORRUPT, f"the image file {file_name!r} can't be decoded: {error}")
+        raise
+
+
+def size_of_image(data: bytes, name: str) -> tuple[int, int] | Problem:
+    """The same of an image's bytes; IMAGE_CORRUPT."""
+    try:
+        with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
+            return _upright(image)
+    except (OSError, ValueError, SyntaxError, struct.error) as error:
+        return problem(ReasonCode.IMAGE_CORRUPT, f"the image {name} can't be decoded: {error}")
+
+
+def _upright(image: Image.Image) -> tuple[int, int]:
+    sideways = image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
+    return (image.width, image.height) if sideways else (image.height, image.width)
