@@ -60,8 +60,10 @@ def test_a_parameter_is_as_its_option(name: str) -> None:
 def test_paths_and_numbers_have_their_own_inputs() -> None:
     kinds = {name: shown["paramType"] for name, shown in PARAMETERS.items() if shown["paramType"] not in ("BOOLEAN", "ENUM")}
     assert kinds == {
-        "annotations": "GCS_READ_FILE",
+        "annotations": "TEXT",
         "images": "GCS_READ_FOLDER",
+        "masks": "GCS_READ_FOLDER",
+        "class_attribute": "TEXT",
         "output": "GCS_WRITE_FOLDER",
         "splits": "TEXT",
         "split_by": "TEXT",

@@ -20,7 +20,6 @@ from transforms.sources.geometry import Ring, ellipse, polygon, rectangle, ring_
 from transforms.sources.mask_files import Ids, decode_ids, image_size, size_of_image
 from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, decode, field, has_keys
 
-
 VOID = ("__ignore__", "_background_")
 """LabelMe's labels for what belongs to no object."""
 
