@@ -71,7 +71,7 @@ def parse(piece: Piece, context: Context) -> Iterator[SourceImage]:
     for text in lines_of(piece.data):
         line = decode(_line, text)
         if isinstance(line, Problem):
-            yield Draft(_name_of(text, piece.paths[0])).fail(line)
+            yield Draft(_name_of(text, piece.paths[0]) or context.relative(piece.paths[0])).fail(line)
             continue
         draft = Draft(line.file_name)
         for raw in line.annotations:
@@ -129,7 +129,7 @@ def _box(bbox: list[float] | None) -> Box | None:
 def recognise(path: str, data: bytes) -> str | None:
     """Whether a file is of this format."""
     first = data.removeprefix(b"\xef\xbb\xbf").lstrip().split(b"\n")[0]
-    if has_keys(first, "file_name", "height", "width", "annotations"):
+    if has_keys(first, "file_name", "height", "width", "annotations") and b'"images"' not in first:
         return "a line has file_name, height, width and annotations"
     return None
 
