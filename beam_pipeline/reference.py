@@ -11,7 +11,7 @@ from beam_pipeline.options import GROUPS, RunOptions, about
 from transforms import counters
 from transforms.counters import KINDS
 from transforms.events import EVENTS
-from transforms.examples import FEATURES
+from transforms.examples import FEATURES, OPTIONAL_FEATURES
 from transforms.records import Fix, ReasonCode
 from transforms.shards import LOCAL_READS, READ_AHEAD_BYTES, REMOTE_READS
 
@@ -76,12 +76,14 @@ def record_page() -> str:
         "| feature | kind | length | value |",
         "|---|---|---|---|",
     ]
-    for name, feature in FEATURES.items():
+    for name, feature in (FEATURES | OPTIONAL_FEATURES).items():
         mask = name == "image/object/mask"
         kind = feature.kind.name.lower() + (", or float" if mask else "")
-        length = ("N, or N·H·W" if mask else "N") if feature.per_instance else "1"
+        length = ("N, or N·H·W" if mask else "N") if feature.per_instance else "any" if name in OPTIONAL_FEATURES else "1"
         lines.append(f"| `{name}` | {kind} | {length} | {feature.meaning} |")
     lines += [
+        "",
+        "Those from `image/object/difficult` on are there where the annotations say so much.",
         "",
         "The N instances stand in the order of their annotation ids. N may be 0; the lists are then empty and keep their kind.",
         "",

@@ -29,7 +29,7 @@ from beam_pipeline.terminal import quiet
 from transforms import storage
 from transforms.ahead import ahead
 from transforms.encode import MaskEncoding
-from transforms.examples import FEATURES
+from transforms.examples import FEATURES, OPTIONAL_FEATURES
 from transforms.records import InputError
 from transforms.sources.coco_json import image_id_of, is_int
 from transforms.tfrecord import read_records
@@ -128,19 +128,21 @@ def _values(example: Any, name: str) -> list[Any]:
 def _check_features(example: Any, encoding: MaskEncoding) -> Iterator[str]:
     present = set(example.features.feature)
     count = len(_values(example, "image/object/class/label"))
-    for name, feature in FEATURES.items():
+    for name, feature in (FEATURES | OPTIONAL_FEATURES).items():
         if name not in present:
-            if name != "image/object/mask/weight":
+            if name in FEATURES and name != "image/object/mask/weight":
                 yield f"{name} is missing"
             continue
         kind, found = feature.kind_for(encoding).value, example.features.feature[name].WhichOneof("kind")
         if found != kind:
             yield f"{name}: expected {kind}, found {found}"
             continue
+        if name in OPTIONAL_FEATURES and not feature.per_instance:
+            continue  # any number
         expected = count if feature.per_instance else 1
         if (name, encoding) != (MASK, "dense") and len(_values(example, name)) != expected:
             yield f"{name}: expected {expected} values, found {len(_values(example, name))}"
-    for name in sorted(present - set(FEATURES)):
+    for name in sorted(present - set(FEATURES) - set(OPTIONAL_FEATURES)):
         yield f"{name}: no trainer knows this feature"
 
 

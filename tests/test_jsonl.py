@@ -13,6 +13,7 @@ from pycocotools import mask as cocomask
 from sources import by_file_name, drawn, parse_text, run_format, source_images
 from test_end_to_end import read_back
 
+from beam_pipeline.verify import verify
 from transforms.records import Attributes, InputError
 from transforms.sources.jsonl import FORMAT
 from transforms.sources.lines import BLOCK_BYTES, cut_lines
@@ -194,3 +195,22 @@ def test_a_whole_run(tmp_path: Path) -> None:
 def test_it_is_recognised() -> None:
     assert FORMAT.recognise("a.jsonl", line().encode() + b"\n{")
     assert not FORMAT.recognise("a.json", b'{"images": [{"file_name": "a", "height": 1, "width": 2}], "annotations": []}')
+
+
+def test_attributes_are_in_the_record_where_they_are_said(tmp_path: Path, tf: Any) -> None:
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "one.png")
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "two.png")
+    said = {"difficult": True, "view": "Rear"}
+    cat, dog = {"category": "cat", "polygons": [RING]}, {"category": "dog", "polygons": [HOLE]}
+    texts = [line(cat, dog | said, file_name="one.png"), line(cat, file_name="two.png")]
+    (tmp_path / "all.jsonl").write_text("\n".join(texts))
+    run_format("jsonl", tmp_path, tmp_path, tmp_path / "out")
+    features = {}
+    for serialized in tf.data.TFRecordDataset([str(path) for path in (tmp_path / "out").glob("*.tfrecord")]):
+        example = tf.train.Example.FromString(serialized.numpy())
+        features[example.features.feature["image/filename"].bytes_list.value[0]] = example.features.feature
+    assert features[b"one.png"]["image/object/difficult"].int64_list.value == [0, 1]
+    assert features[b"one.png"]["image/object/occluded"].int64_list.value == [0, 0]
+    assert features[b"one.png"]["image/object/view"].bytes_list.value == [b"", b"Rear"]
+    assert "image/object/difficult" not in features[b"two.png"]
+    assert verify(str(tmp_path / "out")) == []

@@ -7,7 +7,7 @@ Sources: tensorflow/core/example/example.proto and feature.proto; the protobuf e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -64,6 +64,20 @@ FEATURES = {
     "image/object/mask/weight": RecordFeature(Kind.FLOAT, True, "1, or 0 where the annotation has no mask"),
 }
 """What a record consists of. N instances have N values of each feature that is per instance; dense masks have N·H·W."""
+
+OPTIONAL_FEATURES = {
+    "image/object/difficult": RecordFeature(Kind.INT64, True, "0 or 1"),
+    "image/object/truncated": RecordFeature(Kind.INT64, True, "0 or 1: it goes on beyond the image"),
+    "image/object/occluded": RecordFeature(Kind.INT64, True, "0 or 1: something hides part of it"),
+    "image/object/group_of": RecordFeature(Kind.INT64, True, "0 or 1: it stands for several objects"),
+    "image/object/depiction": RecordFeature(Kind.INT64, True, "0 or 1: it is a picture of the object"),
+    "image/object/view": RecordFeature(Kind.BYTES, True, "from where it is seen, as the annotations say"),
+    "image/neg_category_ids": RecordFeature(Kind.INT64, False, "any number of category ids: looked for, and not there (LVIS)"),
+    "image/not_exhaustive_category_ids": RecordFeature(
+        Kind.INT64, False, "any number of category ids: there, and not annotated to the last (LVIS)"
+    ),
+}
+"""What is there where the annotations say it: of objects, all six if they say any of any object of the image."""
 
 
 class LabelMap(NamedTuple):
@@ -191,27 +205,41 @@ def build_record(
         masks = encode.dense_masks(runs, height, width)
     boxes = np.array([one.box for one in instances], np.float64).reshape(-1, 4)
     scaled: npt.NDArray[np.float32] = (boxes / (height, width, height, width)).clip(0, 1).astype(np.float32)
-    return encode_example(
-        {
-            "image/height": np.array([height]),
-            "image/width": np.array([width]),
-            "image/filename": image.file_name.encode(),
-            "image/source_id": str(image.image_id).encode(),
-            "image/key/sha256": checked.sha256.encode(),
-            "image/encoded": checked.data,
-            "image/format": checked.format.encode(),
-            "image/object/bbox/ymin": scaled[:, 0],
-            "image/object/bbox/xmin": scaled[:, 1],
-            "image/object/bbox/ymax": scaled[:, 2],
-            "image/object/bbox/xmax": scaled[:, 3],
-            "image/object/class/text": [name.encode() for _, name in texts],
-            "image/object/class/label": np.array([label for label, _ in texts], np.int64),
-            "image/object/is_crowd": np.array([one.is_crowd for one in instances], np.int64),
-            "image/object/area": np.array([area_of(one, mask) for one, mask in zip(instances, runs, strict=True)], np.float32),
-            "image/object/mask": masks,
-            "image/object/mask/weight": np.array([float(one.shape is not None) for one in instances], np.float32),
-        }
-    )
+    features: dict[str, Feature] = {
+        "image/height": np.array([height]),
+        "image/width": np.array([width]),
+        "image/filename": image.file_name.encode(),
+        "image/source_id": str(image.image_id).encode(),
+        "image/key/sha256": checked.sha256.encode(),
+        "image/encoded": checked.data,
+        "image/format": checked.format.encode(),
+        "image/object/bbox/ymin": scaled[:, 0],
+        "image/object/bbox/xmin": scaled[:, 1],
+        "image/object/bbox/ymax": scaled[:, 2],
+        "image/object/bbox/xmax": scaled[:, 3],
+        "image/object/class/text": [name.encode() for _, name in texts],
+        "image/object/class/label": np.array([label for label, _ in texts], np.int64),
+        "image/object/is_crowd": np.array([one.is_crowd for one in instances], np.int64),
+        "image/object/area": np.array([area_of(one, mask) for one, mask in zip(instances, runs, strict=True)], np.float32),
+        "image/object/mask": masks,
+        "image/object/mask/weight": np.array([float(one.shape is not None) for one in instances], np.float32),
+    }
+    if image.extras or any(one.attributes for one in instances):
+        features |= _optional_features(image, labels)
+    return encode_example(features)
+
+
+def _optional_features(image: AnnotatedImage, labels: LabelMap) -> Iterator[tuple[str, Feature]]:
+    """Those of `OPTIONAL_FEATURES` that the annotations of an image have."""
+    attributes = [one.attributes for one in image.instances]
+    if any(attributes):
+        for name in ("difficult", "truncated", "occluded", "group_of", "depiction"):
+            yield f"image/object/{name}", np.array([bool(one and getattr(one, name)) for one in attributes], np.int64)
+        yield "image/object/view", [one.view.encode() if one else b"" for one in attributes]
+    for name in ("neg_category_ids", "not_exhaustive_category_ids"):
+        ids = getattr(image.extras, name, None)
+        if ids is not None:
+            yield f"image/{name}", np.array([labels.labels[one][0] for one in ids if one in labels.labels], np.int64)
 
 
 def area_of(instance: Instance, runs: Runs) -> float:
