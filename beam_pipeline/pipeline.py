@@ -13,7 +13,7 @@ from transforms.images import ImageFolder
 from transforms.rasterize import Drops, Limits, Rasterize
 from transforms.sharding import AssignShards, MergeCensus, PlanShards, Splits
 from transforms.shards import RecordOptions, WriteShards
-from transforms.sources import COCO, format_of
+from transforms.sources import COCO_PANOPTIC, OF_COCO, format_of
 from transforms.sources.coco import ReadCoco
 from transforms.sources.files import ReadFiles, folder_of
 from transforms.sources.source import Context
@@ -22,8 +22,8 @@ from transforms.statistics import MergeStatistics
 
 def read_annotations(options: RunOptions, max_pixels: int, spill_folder: str | None) -> beam.PTransform:
     """The transform that reads the annotations, by their format."""
-    if options.format == COCO:
-        return ReadCoco(options.annotations, max_pixels, spill_folder)
+    if options.format in OF_COCO:
+        return ReadCoco(options.annotations, max_pixels, spill_folder, options.format == COCO_PANOPTIC, options.masks)
     images = ImageFolder(options.images)
     folder = folder_of(options.annotations)
     context = Context(folder, images, options.masks, max_pixels, options.class_attribute, options.faces_only)

@@ -38,8 +38,8 @@ from transforms import storage
 from transforms.claims import SCRATCH, Claim, claimed_by
 from transforms.counters import SHARDS_REUSED
 from transforms.records import InputError, ReasonCode
-from transforms.sources import COCO, format_of
-from transforms.sources.files import find_files
+from transforms.sources import COCO, OF_COCO, format_of
+from transforms.sources.files import find_files, is_pattern
 
 LOCAL_RUNNERS = frozenset({"FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner", "DirectRunner"})
 LOCAL_RUNNER = "FnApiRunner"
@@ -112,10 +112,10 @@ def check_inputs(options: RunOptions) -> int:
 def _annotation_bytes(options: RunOptions) -> int:
     """Of all annotation files. Raises `InputError` where there are none."""
     here = f"--annotations {options.annotations}"
-    if options.format == COCO and storage.is_local(options.annotations) and os.path.isdir(options.annotations):
+    if options.format in OF_COCO and storage.is_local(options.annotations) and os.path.isdir(options.annotations):
         raise InputError(f"{here}: expected a file, or a pattern that files match")
     try:
-        if options.format != COCO:
+        if options.format not in OF_COCO:
             return sum(file.bytes for file in find_files(options.annotations, format_of(options.format)))
         found = storage.match(options.annotations)
     except InputError as error:
@@ -294,6 +294,6 @@ def summary(options: RunOptions, outcome: Outcome | None, seconds: float) -> str
                 said = f"\n          {example}" if example else ""
                 lines.append(f"  {count:>6,} {kind + 's' * (count > 1)}: {code}, {ReasonCode[code].value}{said}")
         lines.append(f"each of them, with its reason, is in {storage.join(options.output, REJECTS)}")
-    compare = "" if set(options.annotations) & set("*?[") else f" --coco {shlex.quote(options.annotations)}"
+    compare = "" if options.format != COCO or is_pattern(options.annotations) else f" --coco {shlex.quote(options.annotations)}"
     lines.append(f"next: maskbeam verify {shlex.quote(options.output)}{compare}")
     return "\n".join(lines)

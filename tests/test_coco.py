@@ -31,6 +31,7 @@ from transforms.records import (
     AnnotatedImage,
     Category,
     Census,
+    ImageExtras,
     InputError,
     Instance,
     Polygons,
@@ -292,7 +293,7 @@ def test_numbers_that_json_cannot_hold_are_caught_too(number: float) -> None:
 def test_a_box_of_no_finite_numbers_is_none(number: float, place: int) -> None:
     bbox = [1.0, 2.0, 3.0, 4.0]
     bbox[place] = number
-    assert coco_json._box(bbox) is None
+    assert coco_json.box_of(bbox) is None
 
 
 def test_geometry_arrives_as_annotated() -> None:
@@ -894,3 +895,24 @@ def test_blocks_are_read_ahead_and_parsed_in_order(tmp_path: Path) -> None:
 
 def test_the_integer_limit_of_this_python_is_what_the_table_expects() -> None:
     assert 400 < sys.get_int_max_str_digits() < 10_000
+
+
+LVIS_IMAGE = {"id": 7, "height": 20, "width": 30, "coco_url": "http://images.cocodataset.org/train2017/000000000007.jpg"}
+
+
+def test_an_lvis_image_is_found_by_its_url() -> None:
+    lists = {"neg_category_ids": [3, 9], "not_exhaustive_category_ids": []}
+    found = parse_image(json.dumps(LVIS_IMAGE | lists).encode(), 10_000)
+    extras = ImageExtras(neg_category_ids=(3, 9), not_exhaustive_category_ids=())
+    assert found == CocoImage(7, "train2017/000000000007.jpg", 20, 30, None, extras)
+
+
+@pytest.mark.parametrize(
+    "lists", [{"neg_category_ids": 3}, {"not_exhaustive_category_ids": ["a"]}, {"neg_category_ids": [2**64]}]
+)
+def test_what_is_no_list_of_ids_is_told(lists: dict[str, Any]) -> None:
+    found = parse_image(json.dumps(LVIS_IMAGE | lists).encode(), 10_000)
+    assert isinstance(found, CocoImage)
+    assert found.problem
+    assert found.problem.code == "FIELD_INVALID"
+    assert next(iter(lists)) in found.problem.message

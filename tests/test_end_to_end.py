@@ -83,7 +83,7 @@ def compare_with_pycocotools(records: list[Record], coco: COCO, left_out: set[in
         assert record["image/object/class/label"].tolist() == [one["category_id"] for one in annotations]
         names = [coco.cats[one["category_id"]]["name"] for one in annotations]
         assert [text.decode() for text in record["image/object/class/text"]] == names
-        assert record["image/object/is_crowd"].tolist() == [one["iscrowd"] for one in annotations]
+        assert record["image/object/is_crowd"].tolist() == [one.get("iscrowd", 0) for one in annotations]
         assert np.array_equal(record["image/object/area"], np.array([one["area"] for one in annotations], np.float32))
     return compared
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transforms.sources.source import Format
 
-COCO = "coco"
+COCO, COCO_PANOPTIC = "coco", "coco_panoptic"
 PER_FILE = ("jsonl", "labelme")
 """Formats that `files.ReadFiles` reads, by the names of their modules."""
-NAMES = (COCO, *PER_FILE)
+OF_COCO = (COCO, COCO_PANOPTIC)
+"""Formats that `coco.ReadCoco` reads."""
+NAMES = (*OF_COCO, *PER_FILE)
 
 
 def format_of(name: str) -> Format:

@@ -50,6 +50,7 @@ from transforms.sources.coco_json import (
     split_block,
     unpack_parts,
 )
+from transforms.sources.coco_panoptic import masks_folder, parse_panoptic, stuff_among
 from transforms.sources.json_blocks import cut_blocks
 
 LISTS = frozenset({"images", "annotations", "categories"})
@@ -118,12 +119,12 @@ def unpack_id_pairs(sections: list[bytes]) -> npt.NDArray[np.int64]:
 
 
 class ParseBlocks(beam.DoFn):  # type: ignore[misc]
-    """FileBlock → (bucket, packed parts); and, tagged, (bucket, packed id pairs), rejects, census, categories."""
+    """FileBlock → (bucket, packed parts); and, tagged, (bucket, packed id pairs), rejects, census, categories, stuff."""
 
     WAITING_BYTES = 8 << 20
 
-    def __init__(self, max_pixels: int, spill_folder: str | None) -> None:
-        self.max_pixels = max_pixels
+    def __init__(self, max_pixels: int, spill_folder: str | None, panoptic: bool = False, masks: str | None = None) -> None:
+        self.max_pixels, self.panoptic, self.masks = max_pixels, panoptic, masks
         self.writer = BatchWriter(spill_folder)
         self.parts: Packer[Bucket, Part] = Packer(self.writer, pack_parts)
         self.ids: Packer[Bucket, IdPair] = Packer(self.writer, pack_id_pairs)
@@ -156,19 +157,24 @@ class ParseBlocks(beam.DoFn):  # type: ignore[misc]
 
     def _parse(self, block: FileBlock, data: bytes) -> Iterator[Any]:
         if block.key == "categories":
-            for category in parse_categories(split_block(data)):
-                yield beam.pvalue.TaggedOutput("categories", category)
+            raws = split_block(data)
+            stuff = stuff_among(raws) if self.panoptic else frozenset()
+            for category in parse_categories(raws):
+                is_stuff = category.category_id in stuff
+                yield beam.pvalue.TaggedOutput("stuff" if is_stuff else "categories", category)
             return
         pixels = 0
         parts: Sequence[Part | Reject]
         if block.key == "images":
             parts = [parse_image(raw, self.max_pixels) for raw in split_block(data)]
+        elif self.panoptic:
+            parts = parse_panoptic(data, masks_folder(block.path, self.masks), self.max_pixels)
         else:
             parts = parse_annotations(data, self.max_pixels)
         for part in parts:
             if isinstance(part, CocoImage):
                 pixels += part.height * part.width
-            elif isinstance(part, CocoAnnotation):
+            elif isinstance(part, CocoAnnotation) and not self.panoptic:  # segments' ids are their image's alone
                 annotation_id = part.instance.annotation_id
                 id_bucket, _ = bucket_of(annotation_id, max(1, block.buckets // ID_SHARE))
                 self.ids.add((id_bucket, block.buckets), (annotation_id, part.image_id), 10)
@@ -224,7 +230,9 @@ def find_duplicates(pairs: list[npt.NDArray[np.int64]]) -> Iterator[CocoDuplicat
         yield CocoDuplicate(image_id, annotation_id, first)
 
 
-def meet(batches: Iterable[bytes], categories: frozenset[int]) -> Iterator[AnnotatedImage | Reject]:
+def meet(
+    batches: Iterable[bytes], categories: frozenset[int], stuff: frozenset[int] = frozenset()
+) -> Iterator[AnnotatedImage | Reject]:
     """The images of a bucket with their annotations, and rejects for what found no partner or came twice."""
     images: defaultdict[int, list[CocoImage]] = defaultdict(list)
     instances: defaultdict[int, list[Instance]] = defaultdict(list)
@@ -251,6 +259,8 @@ def meet(batches: Iterable[bytes], categories: frozenset[int]) -> Iterator[Annot
                 wrong = problem(ReasonCode.DUP_ID, "this image has an annotation with this id already")
             elif not images[image_id]:
                 wrong = problem(ReasonCode.IMAGE_ORPHAN, f"there is no image with id {image_id}")
+            elif instance.category_id in stuff:
+                wrong = problem(ReasonCode.DROPPED_STUFF, f"its category, {instance.category_id}, is stuff")
             elif instance.category_id not in categories:
                 wrong = problem(ReasonCode.CATEGORY_UNKNOWN, f"there is no category with id {instance.category_id}")
             if wrong:
@@ -258,7 +268,7 @@ def meet(batches: Iterable[bytes], categories: frozenset[int]) -> Iterator[Annot
             else:
                 kept[instance.annotation_id] = instance
         for entry in entries[:1]:
-            image = AnnotatedImage(image_id, entry.file_name, entry.height, entry.width, tuple(kept.values()))
+            image = AnnotatedImage(image_id, entry.file_name, entry.height, entry.width, tuple(kept.values()), entry.extras)
             if entry.problem:
                 yield from reject_image(image, entry.problem)
             else:
@@ -271,22 +281,25 @@ def meet(batches: Iterable[bytes], categories: frozenset[int]) -> Iterator[Annot
 class Meet(beam.DoFn):  # type: ignore[misc]
     """(bucket, packed parts) → AnnotatedImage; and, tagged, rejects."""
 
-    def process(self, group: tuple[Bucket, Iterable[bytes]], categories: list[Category]) -> Iterator[Any]:
-        known = frozenset(category.category_id for category in categories)
-        for met in meet(group[1], known):
+    def process(self, group: tuple[Bucket, Iterable[bytes]], categories: list[Category], stuff: list[Category]) -> Iterator[Any]:
+        known, without_instances = (frozenset(category.category_id for category in some) for some in (categories, stuff))
+        for met in meet(group[1], known, without_instances):
             yield beam.pvalue.TaggedOutput("rejects", met) if isinstance(met, Reject) else met
 
 
 @dataclass
 class ReadCoco(beam.PTransform):  # type: ignore[misc]
-    """COCO instances files, by path or glob pattern, to `Annotations`.
+    """COCO instances files, or `panoptic` ones, by path or glob pattern, to `Annotations`.
 
-    Raises `InputError` in the pipeline where the file as a whole is unusable; a bad element is a reject.
+    The PNGs of panoptic files lie in `masks`, or in a folder beside each, of its name. Raises `InputError` in the pipeline
+    where the file as a whole is unusable; a bad element is a reject.
     """
 
     pattern: str
     max_pixels: int = MAX_PIXELS
     spill_folder: str | None = None
+    panoptic: bool = False
+    masks: str | None = None
 
     def expand(self, pipeline: beam.Pipeline) -> Annotations:
         parsed = (
@@ -297,9 +310,9 @@ class ReadCoco(beam.PTransform):  # type: ignore[misc]
             | "CutBlocks" >> beam.FlatMapTuple(cut_file).with_output_types(FileBlock)
             | "SpreadBlocks" >> beam.Reshuffle()
             | "ParseBlocks"
-            >> beam.ParDo(ParseBlocks(self.max_pixels, self.spill_folder))
-            .with_output_types(BucketBatch, ids=BucketBatch, rejects=Reject, census=Census, categories=Category)
-            .with_outputs("ids", "rejects", "census", "categories", main="parts")
+            >> beam.ParDo(ParseBlocks(self.max_pixels, self.spill_folder, self.panoptic, self.masks))
+            .with_output_types(BucketBatch, ids=BucketBatch, rejects=Reject, census=Census, categories=Category, stuff=Category)
+            .with_outputs("ids", "rejects", "census", "categories", "stuff", main="parts")
         )
         duplicates = (
             parsed.ids
@@ -311,7 +324,7 @@ class ReadCoco(beam.PTransform):  # type: ignore[misc]
             | beam.Flatten()
             | "GroupByImage" >> beam.GroupByKey()
             | "Meet"
-            >> beam.ParDo(Meet(), beam.pvalue.AsList(parsed.categories))
+            >> beam.ParDo(Meet(), beam.pvalue.AsList(parsed.categories), beam.pvalue.AsList(parsed.stuff))
             .with_output_types(AnnotatedImage, rejects=Reject)
             .with_outputs("rejects", main="images")
         )

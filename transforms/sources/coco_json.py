@@ -21,6 +21,7 @@ from transforms.records import (
     LARGEST_PACKED,
     Box,
     Category,
+    ImageExtras,
     InputError,
     Instance,
     Polygons,
@@ -35,7 +36,8 @@ from transforms.sources.outlines import pack_outlines
 _SPACE = re.compile(r"[ \t\r\n]*")
 _OUTLINES_AT_ONCE = 200
 """Few enough to stay in the processor's cache: 2.6 µs each; 4.0 where there are 800."""
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+AREA_MAX = float(np.finfo(np.float32).max)
+"""Of the records, whose areas are float32."""
 _INT64 = range(-(2**63), 2**63)
 MAX_PIXELS = 100_000_000
 """The largest image or mask that is read, unless the user says otherwise."""
@@ -46,15 +48,15 @@ class _Rle(msgspec.Struct):
     size: list[int]
 
 
-_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class _Annotation(msgspec.Struct):
     """An annotation whose fields all have the right types and bounds: what can be decoded straight from JSON."""
 
-    id: _Int64
-    image_id: _Int64 | str
-    category_id: _Int64
+    id: Int64
+    image_id: Int64 | str
+    category_id: Int64
     segmentation: list[list[float]] | _Rle | None = None
     bbox: list[float] | None = None
     area: float | None = None
@@ -64,9 +66,9 @@ class _Annotation(msgspec.Struct):
 class _Outlined(msgspec.Struct, gc=False):
     """The same, with its segmentation still as JSON: what is decoded first."""
 
-    id: _Int64
-    image_id: _Int64
-    category_id: _Int64
+    id: Int64
+    image_id: Int64
+    category_id: Int64
     segmentation: msgspec.Raw = msgspec.Raw(b"null")
     bbox: tuple[float, float, float, float] | None = None
     area: float | None = None
@@ -78,6 +80,8 @@ class _Image(msgspec.Struct):
     file_name: str
     height: int
     width: int
+    neg_category_ids: list[Int64] | None = None
+    not_exhaustive_category_ids: list[Int64] | None = None
 
 
 class CocoImage(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="image"):
@@ -88,6 +92,7 @@ class CocoImage(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="ima
     height: int
     width: int
     problem: Problem | None = None
+    extras: ImageExtras | None = None
 
 
 class CocoAnnotation(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="annotation"):
@@ -236,7 +241,7 @@ def _shape(segmentation: list[list[float]] | _Rle | None, max_pixels: int = MAX_
     return run_lengths.from_coco(segmentation.counts, height, width, max_pixels)
 
 
-def _box(bbox: Sequence[float] | None) -> Box | None:
+def box_of(bbox: Sequence[float] | None) -> Box | None:
     """COCO's [x, y, width, height] as a half-open box; None where it has no area or is no box at all."""
     if bbox is None or len(bbox) != 4:
         return None
@@ -305,17 +310,15 @@ def _packed(entry: _Annotation, max_pixels: int = MAX_PIXELS) -> CocoAnnotation 
 
 
 def _annotated(entry: _Annotation | _Outlined, image_id: int, shape: Shape) -> CocoAnnotation:
-    area = entry.area if entry.area is not None and 0 <= entry.area <= _FLOAT32_MAX else None
-    instance = Instance(entry.id, entry.category_id, _box(entry.bbox), area, bool(entry.iscrowd), shape)
+    area = entry.area if entry.area is not None and 0 <= entry.area <= AREA_MAX else None
+    instance = Instance(entry.id, entry.category_id, box_of(entry.bbox), area, bool(entry.iscrowd), shape)
     return CocoAnnotation(image_id, instance)
 
 
 def parse_image(raw: bytes, max_pixels: int) -> CocoImage | Reject:
     """One element of `images` from its JSON; a `Reject` where not even the id can be made out."""
-    fields: dict[str, Any]
     try:
         entry = _image.decode(raw)
-        fields = {"id": entry.id, "file_name": entry.file_name, "height": entry.height, "width": entry.width}
     except (msgspec.DecodeError, UnicodeDecodeError):
         loaded = _loads(raw)
         if isinstance(loaded, Problem):
@@ -323,16 +326,34 @@ def parse_image(raw: bytes, max_pixels: int) -> CocoImage | Reject:
         if not isinstance(loaded, dict):
             message = f"expected an object as image, found {str(loaded)[:40]!r}"
             return Reject("image", None, None, ReasonCode.FIELD_INVALID.name, message)
-        fields = loaded
+        fields: dict[str, Any] = loaded
+    else:
+        fields = msgspec.structs.asdict(entry)
     image_id = image_id_of(fields.get("id"))
     if image_id is None:
         wrong = _field("id", fields.get("id"), "a 64-bit integer or a string of digits")
         return Reject("image", None, None, wrong.code, wrong.message)
-    found = _image_problem(fields, max_pixels)
-    if found:
+    if "file_name" not in fields and isinstance(fields.get("coco_url"), str):  # LVIS 1.0
+        fields["file_name"] = "/".join(fields["coco_url"].split("/")[-2:])
+    extras = _extras(fields)
+    found = _image_problem(fields, max_pixels) or (extras if isinstance(extras, Problem) else None)
+    if found or isinstance(extras, Problem):
         name = fields.get("file_name")
         return CocoImage(image_id, name if isinstance(name, str) and _is_text(name) else "", 0, 0, found)
-    return CocoImage(image_id, fields["file_name"], fields["height"], fields["width"])
+    return CocoImage(image_id, fields["file_name"], fields["height"], fields["width"], None, extras)
+
+
+def _extras(fields: dict[str, Any]) -> ImageExtras | Problem | None:
+    """LVIS's lists of category ids."""
+    names = ("neg_category_ids", "not_exhaustive_category_ids")
+    lists: dict[str, Any] = {name: fields[name] for name in names if fields.get(name) is not None}
+    for name, value in lists.items():
+        if not (isinstance(value, list) and all(map(is_int, value))):
+            return _field(name, value, "a list of category ids")
+    if not lists:
+        return None
+    tuples: dict[str, Any] = {name: tuple(value) for name, value in lists.items()}
+    return ImageExtras(**tuples)
 
 
 def _is_text(value: str) -> bool:
