@@ -246,6 +246,21 @@ class RunOptions:
         parse=_auto_or(NUM_SHARDS, 99999),
         regex=NUM_SHARDS,
     )
+    categories: str | None = option(
+        "What to leave out",
+        "a small file that says which classes to keep or drop, rename or merge: rename: {kitten: cat}, keep: [cat, dog]",
+        default=None,
+        metavar="PATH",
+        **a_path("GCS_READ_FILE"),
+    )
+    min_area: float | None = option(
+        "What to leave out",
+        "leave out objects of fewer pixels than this",
+        default=None,
+        metavar="PIXELS",
+        parse=positive,
+        param_type="NUMBER",
+    )
     drop_crowds: bool = option("What to leave out", "leave out crowds", default=False)
     drop_annotations_without_mask: bool = option("What to leave out", "leave out annotations that have only a box", default=False)
     drop_images_without_annotations: bool = option("What to leave out", "leave out images with nothing on them", default=False)

@@ -8,12 +8,14 @@ from apache_beam.pvalue import AsList, AsSingleton
 from beam_pipeline.options import RunOptions, parse_splits
 from beam_pipeline.publish import Publish, clear_output
 from transforms import coders
+from transforms.categories import CategoryRules, SelectCategories, read_rules
 from transforms.claims import Claim
 from transforms.images import ImageFolder
 from transforms.rasterize import Drops, Limits, Rasterize
 from transforms.sharding import AssignShards, MergeCensus, PlanShards, Splits
 from transforms.shards import RecordOptions, WriteShards
 from transforms.sources import COCO_PANOPTIC, OF_COCO, format_of
+from transforms.sources.annotations import Annotations
 from transforms.sources.coco import ReadCoco
 from transforms.sources.files import ReadFiles, folder_of
 from transforms.sources.source import Context
@@ -30,6 +32,13 @@ def read_annotations(options: RunOptions, max_pixels: int, spill_folder: str | N
     return ReadFiles(format_of(options.format), options.annotations, context, spill_folder)
 
 
+def select_categories(read: Annotations, rules: CategoryRules) -> Annotations:
+    """The annotations of the classes that are left."""
+    selected = read.images | "SelectCategories" >> SelectCategories(read.categories, rules)
+    rejects = (read.rejects, selected.rejects) | "ReadAndSelected" >> beam.Flatten()
+    return Annotations(selected.images, selected.categories, rejects, read.census)
+
+
 def build(pipeline: beam.Pipeline, options: RunOptions, claim: Claim, spill_folder: str | None = None) -> None:
     """Annotations and images → a data set in `options.output`, which `claim` is for, its success marker last.
 
@@ -37,7 +46,9 @@ def build(pipeline: beam.Pipeline, options: RunOptions, claim: Claim, spill_fold
     """
     splits = Splits(parse_splits(options.splits), options.split_by)
     num_shards = None if options.num_shards == "auto" else int(options.num_shards)
-    drops = Drops(options.drop_crowds, options.drop_annotations_without_mask, options.drop_images_without_annotations)
+    drops = Drops(
+        options.drop_crowds, options.drop_annotations_without_mask, options.drop_images_without_annotations, options.min_area
+    )
     max_pixels = int(options.max_megapixels * 1e6)
     record = RecordOptions(
         options.mask_encoding,
@@ -50,6 +61,8 @@ def build(pipeline: beam.Pipeline, options: RunOptions, claim: Claim, spill_fold
     coders.register()
 
     read = pipeline | "ReadAnnotations" >> read_annotations(options, max_pixels, spill_folder)
+    if options.categories:
+        read = select_categories(read, read_rules(options.categories))
     census = read.census | "Count" >> beam.CombineGlobally(MergeCensus())
     plan = census | "PlanShards" >> PlanShards(splits, num_shards, options.mask_encoding == "dense")
     plan |= "ClearOutput" >> beam.Map(clear_output, options, claim, AsList(read.categories))

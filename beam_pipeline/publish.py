@@ -315,7 +315,8 @@ def reject_examples(output: str) -> dict[tuple[str, str], str]:
     """By kind and reason, one reject of each among the first thousand, in words for people."""
     examples: dict[tuple[str, str], str] = {}
     for reject in itertools.islice(iter_rejects(output), 1000):
-        which = f"image {reject.image_id}" + (f", annotation {reject.annotation_id}" if reject.kind == "annotation" else "")
+        named = f"image {reject.image_id}" + (f" ({reject.file_name})" if reject.file_name else "")
+        which = named + (f", annotation {reject.annotation_id}" if reject.kind == "annotation" else "")
         if reject.message != ITS_IMAGE_WAS_REJECTED:
             examples.setdefault((reject.kind, reject.reason), f"e.g. {which}: {reject.message}")
     return examples

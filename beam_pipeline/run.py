@@ -35,6 +35,7 @@ from beam_pipeline.terminal import duration, quiet, watch_progress
 from beam_pipeline.trainer_bases import MODEL_GARDEN
 from beam_pipeline.trainer_config import check_place
 from transforms import storage
+from transforms.categories import read_rules
 from transforms.claims import SCRATCH, Claim, claimed_by
 from transforms.counters import SHARDS_REUSED
 from transforms.records import InputError, ReasonCode
@@ -102,6 +103,8 @@ def check_inputs(options: RunOptions) -> int:
         raise InputError(f"--images {options.images}: there is no such folder")
     if set(options.output) & set("*?[]"):
         raise InputError(f"--output {options.output}: readers take *, ?, [ and ] for patterns, choose a name without")
+    if options.categories:
+        read_rules(options.categories)
     if options.trainer_config:
         check_place(options.output, options.trainer_config)
     if FileSystems.get_scheme(options.output) is None and os.path.isfile(options.output):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from transforms.batches import BatchWriter
 from transforms.columns import pack_images, pack_instances, unpack_images, unpack_instances
-from transforms.records import AnnotatedImage, Instance, Polygons, RunLengths
+from transforms.records import AnnotatedImage, Attributes, ImageExtras, Instance, Polygons, RunLengths
 from transforms.sources.coco_json import CocoAnnotation, CocoDuplicate, CocoImage, pack_parts, unpack_parts
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -22,13 +22,33 @@ RINGS = st.lists(st.lists(COORDINATES, max_size=14), max_size=3)
 SHAPES = st.one_of(
     st.none(),
     RINGS.map(Polygons.pack),
+    st.builds(Polygons.pack, RINGS, st.integers(0, 2)),
     st.builds(RunLengths, st.integers(1, 5000), st.integers(1, 5000), st.binary(max_size=40)),
 )
 BOXES = st.none() | st.tuples(NUMBERS, NUMBERS, NUMBERS | SUMS, NUMBERS | SUMS)
 FIXES = st.lists(st.sampled_from(["BOX_CLIPPED", "POLYGON_CLIPPED"]), max_size=2).map(tuple)
-INSTANCES = st.builds(Instance, INT64, INT64, BOXES, st.none() | NUMBERS, st.booleans(), SHAPES, FIXES)
+ATTRIBUTES = st.builds(Attributes, st.booleans(), view=st.text(max_size=4))
+INSTANCES = st.builds(
+    Instance,
+    INT64,
+    INT64,
+    BOXES,
+    st.none() | NUMBERS,
+    st.booleans(),
+    SHAPES,
+    FIXES,
+    st.integers(-2, 2),
+    st.none() | ATTRIBUTES,
+)
+IDS = st.none() | st.lists(INT64, max_size=2).map(tuple)
 IMAGES = st.builds(
-    AnnotatedImage, INT64, st.text(max_size=10), st.integers(1, 9), st.integers(1, 9), st.lists(INSTANCES, max_size=4).map(tuple)
+    AnnotatedImage,
+    INT64,
+    st.text(max_size=10),
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.lists(INSTANCES, max_size=4).map(tuple),
+    st.none() | st.builds(ImageExtras, st.text(max_size=4), IDS, IDS),
 )
 
 

@@ -68,6 +68,8 @@ def test_paths_and_numbers_have_their_own_inputs() -> None:
         "splits": "TEXT",
         "split_by": "TEXT",
         "num_shards": "TEXT",
+        "categories": "GCS_READ_FILE",
+        "min_area": "NUMBER",
         "max_record_mb": "NUMBER",
         "max_megapixels": "NUMBER",
         "max_points": "NUMBER",

@@ -579,3 +579,15 @@ def test_the_transform_gives_images_and_rejects_apart():
         assert_that(out.images, equal_to([image_with(good)]), "images")
         message = "a polygon ring has 2 numbers, expected an even count of at least 6"
         assert_that(out.rejects, equal_to([Reject("annotation", 3, 2, "POLY_MALFORMED", message, "a.jpg")]), "rejects")
+
+
+def test_small_objects_are_dropped_once_they_are_drawn() -> None:
+    box_only = Instance(2, 1, (0.0, 0.0, 5.0, 5.0), None, False, None)
+    drawn = Instance(1, 1, (0.0, 0.0, 40.0, 50.0), 2000.0, False, Polygons.pack([[10, 5, 14, 5, 14, 10, 10, 10]]))
+    image = AnnotatedImage(3, "a.jpg", 40, 50, (drawn, box_only))
+    for below, expected in ((20, []), (20.5, [1]), (25, [1]), (26, [1, 2])):
+        kept, rejects = rasterize_image(image, drops=Drops(below_area=below))
+        assert kept is not None
+        assert [reject.annotation_id for reject in rejects] == expected
+        assert {reject.reason for reject in rejects} <= {"DROPPED_SMALL"}
+        assert len(kept.instances) + len(rejects) == 2

@@ -268,6 +268,7 @@ class Drops(NamedTuple):
     crowds: bool = False
     without_mask: bool = False
     empty_images: bool = False
+    below_area: float = 0
 
     def why(self, instance: Instance) -> Problem | None:
         """The reason to leave this instance out, if any."""
@@ -276,6 +277,19 @@ class Drops(NamedTuple):
         if self.without_mask and instance.shape is None:
             return problem(ReasonCode.DROPPED_WITHOUT_MASK, "it has no mask")
         return None
+
+    def why_small(self, instance: Instance) -> Problem | None:
+        """The reason to leave out an instance that has been rasterized, if it is too small."""
+        if not self.below_area:
+            return None
+        if isinstance(instance.shape, RunLengths):
+            area: float = run_lengths.area(run_lengths.runs_of(instance.shape))
+        else:
+            ymin, xmin, ymax, xmax = instance.box or (0, 0, 0, 0)
+            area = (ymax - ymin) * (xmax - xmin)
+        if area >= self.below_area:
+            return None
+        return problem(ReasonCode.DROPPED_SMALL, f"it has {area:g} pixels, fewer than {self.below_area:g} (--min_area)")
 
 
 def rasterize_image(
@@ -306,6 +320,10 @@ def rasterize_image(
         all_of_it, kept = kept, []
         for instance, left in zip(all_of_it, cover(all_of_it, image.height, image.width), strict=True):
             sort(instance.annotation_id, left)
+    if drops.below_area:
+        all_of_it, kept = kept, []
+        for instance in all_of_it:
+            sort(instance.annotation_id, drops.why_small(instance) or instance)
     if drops.empty_images and not kept:
         why = problem(ReasonCode.DROPPED_EMPTY_IMAGE, "nothing is annotated on it, or nothing of that is kept")
         return None, [*rejects, *reject_image(msgspec.structs.replace(image, instances=()), why)]

@@ -150,6 +150,14 @@ class ReasonCode(Enum):
         "nothing; without the option it is written, with empty lists",
     )
 
+    DROPPED_CATEGORY = (
+        "an annotation of a class that --categories leaves out",
+        "nothing; with the class kept in the file, it is written",
+    )
+    DROPPED_SMALL = (
+        "an object smaller than --min_area",
+        "nothing; with a smaller `--min_area` it is written",
+    )
     DROPPED_VOID = (
         "a region that the format marks as void, which belongs to no object",
         "nothing; such regions are for evaluation to leave out",

@@ -1,0 +1,131 @@
+"""SelectCategories: which classes are kept, and under which names, by a small file that the user writes.
+
+rename: {kitten: cat, tomcat: cat}   # several with one name become one class
+keep: [cat, dog]                     # or drop: […]; after renaming, all else is left out
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import msgspec
+import yaml
+from apache_beam.pvalue import AsList, AsSingleton
+
+from transforms import storage
+from transforms.records import AnnotatedImage, Category, InputError, ReasonCode, Reject, problem, reject_instance
+
+
+class CategoryRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the file says; `rename` is applied first."""
+
+    rename: dict[str, str] = {}
+    keep: list[str] | None = None
+    drop: list[str] = []
+
+
+def read_rules(path: str) -> CategoryRules:
+    """The rules in a YAML (or JSON) file. Raises `InputError` for what is no such file."""
+    data = storage.if_there(storage.read_bytes, path)
+    if data is None:
+        raise InputError(f"--categories {path}: there is no such file")
+    try:
+        rules = msgspec.convert(yaml.safe_load(data), CategoryRules)
+    except (yaml.YAMLError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"--categories {path}: expected rename: {{old: new}}, keep: […] or drop: […]: {said}") from None
+    if rules.keep is not None and rules.drop:
+        raise InputError(f"--categories {path}: keep and drop are both there: what is not kept is dropped, give one of them")
+    return rules
+
+
+class Selection(NamedTuple):
+    """The categories that are left, and by the id of each old one, the id that it has now, or None."""
+
+    categories: list[Category]
+    ids: dict[int, int | None]
+
+
+def select(categories: Sequence[Category], rules: CategoryRules) -> Selection:
+    """Applies rules to categories. Classes that are merged have the id of the one that had the name already, or the smallest.
+
+    Raises `InputError` where the rules name a class that there is not.
+    """
+    names = {category.name for category in categories}
+    renamed = {name: rules.rename.get(name, name) for name in names}
+    for option, given, known in (
+        ("rename", rules.rename, names),
+        ("keep", rules.keep or (), renamed.values()),
+        ("drop", rules.drop, renamed.values()),
+    ):
+        for name in given:
+            if name not in set(known):
+                near = difflib.get_close_matches(name, sorted(known), 1)
+                hint = f", did you mean {near[0]!r}?" if near else ""
+                raise InputError(f"--categories: {option}: the annotations have no category {name!r}{hint}")
+    left = set(renamed.values()) if rules.keep is None else set(rules.keep)
+    left -= set(rules.drop)
+    new_ids: dict[str, int] = {}
+    for category in sorted(categories, key=lambda one: (one.name != renamed[one.name], one.category_id)):
+        new_ids.setdefault(renamed[category.name], category.category_id)
+    ids = {one.category_id: new_ids[renamed[one.name]] if renamed[one.name] in left else None for one in categories}
+    kept = {Category(new_ids[name], name) for name in left}
+    return Selection(sorted(kept), ids)
+
+
+def select_of(image: AnnotatedImage, selection: Selection) -> tuple[AnnotatedImage, list[Reject]]:
+    """The image with what is left of its instances, and a reject, DROPPED_CATEGORY, for each of the others."""
+    kept, rejects = [], []
+    for instance in image.instances:
+        category_id = selection.ids.get(instance.category_id)
+        if category_id is None:
+            why = problem(ReasonCode.DROPPED_CATEGORY, "its category is left out")
+            rejects.append(reject_instance(image, instance.annotation_id, why))
+        else:
+            kept.append(msgspec.structs.replace(instance, category_id=category_id))
+    extras = image.extras
+    if extras:
+        lists = (extras.neg_category_ids, extras.not_exhaustive_category_ids)
+        neg, not_exhaustive = (None if ids is None else _selected(ids, selection) for ids in lists)
+        extras = msgspec.structs.replace(extras, neg_category_ids=neg, not_exhaustive_category_ids=not_exhaustive)
+    return msgspec.structs.replace(image, instances=tuple(kept), extras=extras), rejects
+
+
+def _selected(ids: Sequence[int], selection: Selection) -> tuple[int, ...]:
+    return tuple(sorted({new for old in ids if (new := selection.ids.get(old)) is not None}))
+
+
+class Selected(NamedTuple):
+    """What `SelectCategories` gives."""
+
+    images: beam.PCollection[AnnotatedImage]
+    categories: beam.PCollection[Category]
+    rejects: beam.PCollection[Reject]
+
+
+@dataclass
+class SelectCategories(beam.PTransform):  # type: ignore[misc]
+    """AnnotatedImage → AnnotatedImage with the classes that are left; the categories; and rejects."""
+
+    categories: beam.PCollection[Category]
+    rules: CategoryRules
+
+    def expand(self, images: beam.PCollection[AnnotatedImage]) -> Selected:
+        rules = self.rules
+        once = images.pipeline | "Rules" >> beam.Create([None])
+        selection = once | "Apply" >> beam.Map(lambda _, categories: select(categories, rules), AsList(self.categories))
+        left = selection | "Left" >> beam.FlatMap(lambda one: one.categories).with_output_types(Category)
+
+        def each(image: AnnotatedImage, selected: Selection) -> Iterator[Any]:
+            kept, rejects = select_of(image, selected)
+            for reject in rejects:
+                yield beam.pvalue.TaggedOutput("rejects", reject)
+            yield kept
+
+        typed = beam.FlatMap(each, AsSingleton(selection)).with_output_types(AnnotatedImage, rejects=Reject)
+        out = images | "Select" >> typed.with_outputs("rejects", main="images")
+        return Selected(out.images, left, out.rejects)
