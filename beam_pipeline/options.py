@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from transforms.images import ImageCheck
     from transforms.rasterize import BoxSource
 
-GROUPS = ("Input", "Output", "Masks and boxes", "Splits and shards", "What to leave out", "Limits", "Trainer", "This machine")
+GROUPS = (
+    "Input",
+    "Output",
+    "Masks and boxes",
+    "Scaling and tiles",
+    "Splits and shards",
+    "What to leave out",
+    "Limits",
+    "Trainer",
+    "This machine",
+)
 
 
 ParamType = Literal["TEXT", "NUMBER", "GCS_READ_FILE", "GCS_READ_FOLDER", "GCS_WRITE_FOLDER"]
@@ -60,6 +70,7 @@ WHOLE_NUMBER = r"0*[1-9][0-9]{0,8}"
 NUM_SHARDS = r"auto|0*[1-9][0-9]{0,4}"
 WORKERS = r"auto|0*[1-9][0-9]{0,2}"
 SHARE = r"\s*[A-Za-z0-9_]+(=[^,;=]*)?\s*"
+TILE = r"0*[1-9][0-9]{0,5}x0*[1-9][0-9]{0,5}"
 SPLITS = rf"{SHARE}(,{SHARE})*"
 
 
@@ -151,6 +162,19 @@ def _fraction(text: str) -> float:
     return value
 
 
+def parse_tile(text: str) -> tuple[int, int]:
+    """`1024x512` to (width, height). Raises `ValueError` with a message for the user."""
+    if not re.fullmatch(TILE, text):
+        raise ValueError(f"expected WIDTHxHEIGHT in pixels, as in 1024x512, found {text!r}")
+    width, height = text.split("x")
+    return int(width), int(height)
+
+
+def _tile(text: str) -> str:
+    parse_tile(text)
+    return text
+
+
 def _record_mb(text: str) -> float:
     value = positive(text)
     if value > 2000:
@@ -222,6 +246,40 @@ class RunOptions:
         "source: as in the annotations; contiguous: numbered from 1 in the order of the ids",
         default="source",
         choices=("source", "contiguous"),
+    )
+    max_side: int | None = option(
+        "Scaling and tiles",
+        "scale images down so that no side is longer than this, and their annotations with them",
+        default=None,
+        metavar="PIXELS",
+        parse=positive_int,
+        param_type="NUMBER",
+        regex=WHOLE_NUMBER,
+    )
+    tile: str | None = option(
+        "Scaling and tiles",
+        "cut images, once they are scaled, into tiles of this size, and their annotations with them",
+        default=None,
+        metavar="WIDTHxHEIGHT",
+        parse=_tile,
+        regex=TILE,
+    )
+    tile_overlap: int = option(
+        "Scaling and tiles",
+        "pixels that neighbouring tiles share",
+        default=64,
+        metavar="PIXELS",
+        parse=positive_int,
+        param_type="NUMBER",
+        regex=WHOLE_NUMBER,
+    )
+    tile_min_share: float = option(
+        "Scaling and tiles",
+        "leave out what of an object lies on a tile where it is a smaller share of the object, or of the tile if that is smaller",
+        default=0.1,
+        metavar="SHARE",
+        parse=_fraction,
+        param_type="NUMBER",
     )
     splits: str = option(
         "Splits and shards",

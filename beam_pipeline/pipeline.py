@@ -5,13 +5,14 @@ from __future__ import annotations
 import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton
 
-from beam_pipeline.options import RunOptions, parse_splits
+from beam_pipeline.options import RunOptions, parse_splits, parse_tile
 from beam_pipeline.publish import Publish, clear_output
 from transforms import coders
 from transforms.categories import CategoryRules, SelectCategories, read_rules
 from transforms.claims import Claim
 from transforms.images import ImageFolder
-from transforms.rasterize import Drops, Limits, Rasterize
+from transforms.rasterize import Drops, Limits, Rasterize, Rasterized
+from transforms.records import Census
 from transforms.sharding import AssignShards, MergeCensus, PlanShards, Splits
 from transforms.shards import RecordOptions, WriteShards
 from transforms.sources import COCO_PANOPTIC, OF_COCO, format_of
@@ -20,6 +21,7 @@ from transforms.sources.coco import ReadCoco
 from transforms.sources.files import ReadFiles, folder_of
 from transforms.sources.source import Context
 from transforms.statistics import MergeStatistics
+from transforms.views import CutTiles, ScaleImages, Tiles
 
 
 def read_annotations(options: RunOptions, max_pixels: int, spill_folder: str | None) -> beam.PTransform:
@@ -37,6 +39,25 @@ def select_categories(read: Annotations, rules: CategoryRules) -> Annotations:
     selected = read.images | "SelectCategories" >> SelectCategories(read.categories, rules)
     rejects = (read.rejects, selected.rejects) | "ReadAndSelected" >> beam.Flatten()
     return Annotations(selected.images, selected.categories, rejects, read.census)
+
+
+def scale_images(read: Annotations, max_side: int) -> Annotations:
+    """The annotations of images that are scaled down."""
+    scaled = read.images | "ScaleImages" >> ScaleImages(max_side)
+    rejects = (read.rejects, scaled.rejects) | "ReadAndScaled" >> beam.Flatten()
+    return Annotations(scaled.images, read.categories, rejects, read.census)
+
+
+def cut_tiles(
+    drawn: Rasterized, census: beam.PCollection[Census], options: RunOptions
+) -> tuple[Rasterized, beam.PCollection[Census]]:
+    """Rasterized images in tiles, and the census with those counted."""
+    width, height = parse_tile(str(options.tile))
+    tiles = Tiles(height, width, options.tile_overlap, options.tile_min_share)
+    cut = drawn.images | "CutTiles" >> CutTiles(tiles, not options.drop_images_without_annotations)
+    rejects = (drawn.rejects, cut.rejects) | "DrawnAndCut" >> beam.Flatten()
+    total = (census, cut.census) | "WithTiles" >> beam.Flatten() | "CountTiles" >> beam.CombineGlobally(MergeCensus())
+    return Rasterized(cut.images, rejects), total
 
 
 def build(pipeline: beam.Pipeline, options: RunOptions, claim: Claim, spill_folder: str | None = None) -> None:
@@ -63,10 +84,14 @@ def build(pipeline: beam.Pipeline, options: RunOptions, claim: Claim, spill_fold
     read = pipeline | "ReadAnnotations" >> read_annotations(options, max_pixels, spill_folder)
     if options.categories:
         read = select_categories(read, read_rules(options.categories))
+    if options.max_side:
+        read = scale_images(read, options.max_side)
     census = read.census | "Count" >> beam.CombineGlobally(MergeCensus())
-    plan = census | "PlanShards" >> PlanShards(splits, num_shards, options.mask_encoding == "dense")
+    plan = census | "PlanShards" >> PlanShards(splits, num_shards, options.mask_encoding == "dense", options.max_side)
     plan |= "ClearOutput" >> beam.Map(clear_output, options, claim, AsList(read.categories))
     drawn = read.images | "Rasterize" >> Rasterize(options.boxes, drops, limits)
+    if options.tile:
+        drawn, census = cut_tiles(drawn, read.census, options)
     shards = drawn.images | "AssignShards" >> AssignShards(AsSingleton(plan), splits, spill_folder)
     written = shards | "WriteShards" >> WriteShards(
         options.output, options.images, AsSingleton(plan), AsList(read.categories), record, claim, options.resume

@@ -28,7 +28,7 @@ from apache_beam.runners.runner import PipelineRunner
 from beam_pipeline import dataflow
 from beam_pipeline.dataset_files import MANIFEST, REJECTS, SUCCESS
 from beam_pipeline.interrupts import TO_DELETE
-from beam_pipeline.options import RunOptions
+from beam_pipeline.options import RunOptions, parse_tile
 from beam_pipeline.pipeline import build
 from beam_pipeline.publish import prepare_output, reject_examples
 from beam_pipeline.terminal import duration, quiet, watch_progress
@@ -82,6 +82,8 @@ def check_inputs(options: RunOptions) -> int:
         raise InputError("--resume keeps what --overwrite replaces: give one of them")
     if options.trainer_config == MODEL_GARDEN and options.mask_encoding == "dense":
         raise InputError(f"--trainer_config {MODEL_GARDEN}: the Model Garden can't read dense masks, choose --mask_encoding png")
+    if options.tile and options.tile_overlap >= min(parse_tile(options.tile)):
+        raise InputError(f"--tile_overlap {options.tile_overlap}: expected less than the sides of --tile {options.tile}")
     for name in INPUTS_AND_OUTPUT:
         path = getattr(options, name)
         if slip := re.match(r"(gs|s3|azfs):(?!//[^/])", path):  # gs:/bucket would be a folder of this machine
@@ -297,6 +299,7 @@ def summary(options: RunOptions, outcome: Outcome | None, seconds: float) -> str
                 said = f"\n          {example}" if example else ""
                 lines.append(f"  {count:>6,} {kind + 's' * (count > 1)}: {code}, {ReasonCode[code].value}{said}")
         lines.append(f"each of them, with its reason, is in {storage.join(options.output, REJECTS)}")
-    compare = "" if options.format != COCO or is_pattern(options.annotations) else f" --coco {shlex.quote(options.annotations)}"
+    as_annotated = options.format == COCO and not (is_pattern(options.annotations) or options.max_side or options.tile)
+    compare = "" if not as_annotated else f" --coco {shlex.quote(options.annotations)}"
     lines.append(f"next: maskbeam verify {shlex.quote(options.output)}{compare}")
     return "\n".join(lines)

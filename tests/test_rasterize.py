@@ -586,7 +586,7 @@ def test_small_objects_are_dropped_once_they_are_drawn() -> None:
     drawn = Instance(1, 1, (0.0, 0.0, 40.0, 50.0), 2000.0, False, Polygons.pack([[10, 5, 14, 5, 14, 10, 10, 10]]))
     image = AnnotatedImage(3, "a.jpg", 40, 50, (drawn, box_only))
     for below, expected in ((20, []), (20.5, [1]), (25, [1]), (26, [1, 2])):
-        kept, rejects = rasterize_image(image, drops=Drops(below_area=below))
+        kept, rejects = rasterize.rasterize_image(image, drops=Drops(below_area=below))
         assert kept is not None
         assert [reject.annotation_id for reject in rejects] == expected
         assert {reject.reason for reject in rejects} <= {"DROPPED_SMALL"}

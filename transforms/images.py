@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
@@ -33,7 +34,7 @@ from zlib_ng import zlib_ng
 
 from transforms import storage
 from transforms.ahead import Take, take_at_once
-from transforms.records import AnnotatedImage, Fix, Problem, ReasonCode, problem
+from transforms.records import AnnotatedImage, Fix, Problem, ReasonCode, View, problem
 
 READ_FORMATS = tuple(
     plugin.format
@@ -109,7 +110,7 @@ class ImageFolder:
 
     def read_of(self, image: AnnotatedImage, take: Take = take_at_once) -> bytes | Problem:
         """The same for an image of the annotations, which may be embedded there where there is no file."""
-        data = self.read(image.file_name, take)
+        data = self.read(image.view.file_name if image.view else image.file_name, take)
         if isinstance(data, Problem) and data.code == ReasonCode.IMAGE_MISSING.name and image.extras and image.extras.embedded:
             return embedded_image(storage.read_bytes(image.extras.embedded, take))
         return data
@@ -352,3 +353,34 @@ def _check_open(
         pixels = image.transpose(_TURNS[{6: 8, 8: 6}.get(orientation, orientation)])  # back again
     converted = _to_png(pixels)
     return CheckedImage(converted, "png", *annotated, hashlib.sha256(converted).hexdigest(), fixes)
+
+
+Picture = npt.NDArray[np.uint8]
+"""The pixels of an image, grey or RGB: shape (height, width) or (height, width, 3)."""
+_JPEG_QUALITY = 95  # of what is scaled or cut; with full colour, it adds errors of a grey level or two
+
+
+def open_picture(checked: CheckedImage, view: View) -> Picture | Problem:
+    """The pixels of a checked image at the view's scale, with an antialiasing filter; IMAGE_CORRUPT."""
+    try:
+        with Image.open(io.BytesIO(checked.data), formats=READ_FORMATS) as image:
+            size = view.scaled_width, view.scaled_height
+            picture = image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
+            return np.asarray(picture)
+    except (OSError, ValueError, SyntaxError) as error:
+        return _unreadable(checked.data, str(error))
+
+
+def show(picture: Picture, view: View, height: int, width: int, checked: CheckedImage) -> CheckedImage:
+    """The part of a picture that an image of height × width pixels is: as a JPEG where its file is one, else as a PNG."""
+    part = Image.fromarray(np.ascontiguousarray(picture[view.top : view.top + height, view.left : view.left + width]))
+    file = io.BytesIO()
+    if checked.format == "jpeg":
+        part.save(file, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    else:
+        part.save(file, "PNG")
+    data = file.getvalue()
+    is_scaled = (view.file_height, view.file_width) != (view.scaled_height, view.scaled_width)
+    fixes = [fix for fix, holds in ((Fix.IMAGE_SCALED, is_scaled), (Fix.IMAGE_TILED, view.parent_id is not None)) if holds]
+    digest = hashlib.sha256(data).hexdigest()
+    return CheckedImage(data, checked.format, height, width, digest, (*checked.fixes, *(fix.name for fix in fixes)))

@@ -268,7 +268,7 @@ class Drops(NamedTuple):
     crowds: bool = False
     without_mask: bool = False
     empty_images: bool = False
-    below_area: float = 0
+    below_area: float | None = None
 
     def why(self, instance: Instance) -> Problem | None:
         """The reason to leave this instance out, if any."""

@@ -158,6 +158,10 @@ class ReasonCode(Enum):
         "an object smaller than --min_area",
         "nothing; with a smaller `--min_area` it is written",
     )
+    DROPPED_SLIVER = (
+        "a part of an object on a tile that is a smaller share of it than --tile_min_share",
+        "nothing; the object is on other tiles, unless --tile_overlap is smaller than the object",
+    )
     DROPPED_VOID = (
         "a region that the format marks as void, which belongs to no object",
         "nothing; such regions are for evaluation to leave out",
@@ -182,6 +186,8 @@ class Fix(Enum):
     BOX_FROM_MASK = "boxes taken from the mask, the annotation having no usable one"
     IMAGE_CONVERTED = "images converted to a format that the trainers decode"
     IMAGE_TURNED = "images turned upright as their EXIF orientation says"
+    IMAGE_SCALED = "images scaled down to --max_side"
+    IMAGE_TILED = "images that are a tile of another"
     IMAGE_NOT_TURNED = "images with another EXIF orientation, left as they are stored, because that is what their annotations fit"
 
 
@@ -291,6 +297,23 @@ class Instance(msgspec.Struct, frozen=True, gc=False, array_like=True):
     attributes: Attributes | None = None
 
 
+class View(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """The part of an image file that an image is.
+
+    The picture of `file_name`, of file_height × file_width pixels, is scaled to scaled_height × scaled_width; of that the image
+    begins at (top, left). Tiles of one image have its id as `parent_id`.
+    """
+
+    file_name: str
+    file_height: int
+    file_width: int
+    scaled_height: int
+    scaled_width: int
+    top: int = 0
+    left: int = 0
+    parent_id: int | None = None
+
+
 class ImageExtras(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What few images have.
 
@@ -301,6 +324,7 @@ class ImageExtras(msgspec.Struct, frozen=True, gc=False, array_like=True):
     embedded: str = ""
     neg_category_ids: tuple[int, ...] | None = None
     not_exhaustive_category_ids: tuple[int, ...] | None = None
+    view: View | None = None
 
 
 class AnnotatedImage(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -312,6 +336,17 @@ class AnnotatedImage(msgspec.Struct, frozen=True, gc=False, array_like=True):
     width: int
     instances: tuple[Instance, ...]
     extras: ImageExtras | None = None
+
+    @property
+    def view(self) -> View | None:
+        """What part of its file it is, if not all of it."""
+        return self.extras.view if self.extras else None
+
+    @property
+    def source_id(self) -> int:
+        """The id of the image that it is, or is a tile of."""
+        parent_id = self.view.parent_id if self.view else None
+        return self.image_id if parent_id is None else parent_id
 
 
 class Category(msgspec.Struct, frozen=True, array_like=True, order=True):

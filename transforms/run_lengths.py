@@ -179,6 +179,14 @@ def by_value(ids: npt.NDArray[np.integer]) -> dict[int, RunLengths]:
     return found
 
 
+def nearest(mask: Mask, height: int, width: int) -> Mask:
+    """A mask at another size, height × width: each pixel is what the one is that its centre falls into."""
+    rows = ((np.arange(height) + 0.5) * mask.shape[0] / height).astype(np.int64)
+    columns = ((np.arange(width) + 0.5) * mask.shape[1] / width).astype(np.int64)
+    scaled: Mask = mask[rows][:, columns]
+    return scaled
+
+
 def from_coco(counts: str | Sequence[int], height: int, width: int, max_pixels: int = 100_000_000) -> RunLengths | Problem:
     """COCO's run lengths, compressed to a string or as numbers; DIM_LIMIT, RLE_MALFORMED. Of a string, the size is checked."""
     if height < 1 or width < 1 or height * width > max_pixels:

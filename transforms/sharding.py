@@ -45,7 +45,7 @@ class Splits(NamedTuple):
         pattern) finds in the file name, so that images with the same find stay together. A name without a find is a
         group of its own.
         """
-        key = str(image.image_id)
+        key = str(image.source_id)
         if self.group_by:
             found = re.search(self.group_by, image.file_name)
             key = (found[1] if found.re.groups and found[1] is not None else found[0]) if found else image.file_name
@@ -72,13 +72,19 @@ class ShardPlan(NamedTuple):
         return [(split, index) for split, count in self.shards for index in range(count)]
 
 
-def plan_shards(census: Census, splits: Splits, num_shards: int | None, dense_masks: bool) -> ShardPlan:
-    """`num_shards` for each split; or, if None, about 100 MB a shard, estimated from what the annotations say."""
+def plan_shards(
+    census: Census, splits: Splits, num_shards: int | None, dense_masks: bool, max_side: int | None = None
+) -> ShardPlan:
+    """`num_shards` for each split; or, if None, about 100 MB a shard, estimated from what the annotations say.
+
+    With a `max_side`, no image is taken for larger than a square of it.
+    """
     if num_shards is not None:
         return ShardPlan(tuple((name, num_shards) for name, _ in splits.shares))
     mask_bytes = 4_000_000 if dense_masks else PNG_MASK_BYTES
     masks_an_image = census.annotations / max(1, census.images)
-    estimate = census.pixels / 1e6 * (JPEG_BYTES + masks_an_image * mask_bytes)
+    pixels = min(census.pixels, census.images * max_side**2) if max_side else census.pixels
+    estimate = pixels / 1e6 * (JPEG_BYTES + masks_an_image * mask_bytes)
     shards = []
     for name, share in splits.shares:
         by_size = math.ceil(estimate * share / SHARD_BYTES)
@@ -92,9 +98,9 @@ def shard_of(image_id: int, count: int) -> int:
     return stable_hash(str(image_id), "shard") % count
 
 
-def order_of(image: AnnotatedImage) -> tuple[int, int]:
-    """What images are sorted by inside their shard: a hash, so that neighbours in the source part ways."""
-    return stable_hash(str(image.image_id), "order"), image.image_id
+def order_of(image: AnnotatedImage) -> tuple[int, int, int]:
+    """What images are sorted by inside their shard: a hash, so that neighbours in the source part ways; tiles stay together."""
+    return stable_hash(str(image.source_id), "order"), image.source_id, image.image_id
 
 
 ShardKey = tuple[str, int]
@@ -105,7 +111,7 @@ ShardBatch = tuple[ShardKey, bytes]
 def shard_key(image: AnnotatedImage, plan: ShardPlan, splits: Splits) -> ShardKey:
     """The shard of an image."""
     split = splits.of(image)
-    return split, shard_of(image.image_id, dict(plan.shards)[split])
+    return split, shard_of(image.source_id, dict(plan.shards)[split])
 
 
 def in_order(batches: Iterable[bytes]) -> list[AnnotatedImage]:
@@ -158,9 +164,10 @@ class PlanShards(beam.PTransform):  # type: ignore[misc]
     splits: Splits = Splits()
     num_shards: int | None = None
     dense_masks: bool = False
+    max_side: int | None = None
 
     def expand(self, census: beam.PCollection[Census]) -> beam.PCollection[ShardPlan]:
-        return census | beam.Map(plan_shards, self.splits, self.num_shards, self.dense_masks)
+        return census | beam.Map(plan_shards, self.splits, self.num_shards, self.dense_masks, self.max_side)
 
 
 @dataclass

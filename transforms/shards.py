@@ -13,11 +13,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, NamedTuple, get_args
 
 import apache_beam as beam
 import google_crc32c
 import msgspec
+import numpy as np
 import PIL
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
@@ -28,7 +30,7 @@ from transforms.ahead import Take, ahead, read_ahead, take_at_once
 from transforms.claims import Claim
 from transforms.encode import MaskEncoding
 from transforms.examples import LabelMap, build_record
-from transforms.images import CheckedImage, ImageCheck, ImageFolder, check_image
+from transforms.images import CheckedImage, ImageCheck, ImageFolder, check_image, open_picture, show
 from transforms.records import AnnotatedImage, Category, Problem, Reject, pack, reject_image
 from transforms.run_lengths import Runs
 from transforms.sharding import ShardKey, ShardPlan, in_order
@@ -170,11 +172,12 @@ def reusable_shard(
         return None
     fingerprint = Fingerprint(name, options)
 
-    def digest_of(image: AnnotatedImage, take: Take) -> bytes:
-        return file_digest(folder.read_of(image, take))
+    def digest_of(same: Sequence[AnnotatedImage], take: Take) -> bytes:
+        return file_digest(folder.read_of(same[0], take))
 
-    for image, digest in read_ahead(digest_of, images, read_threads(folder.root), READ_AHEAD_BYTES):
-        fingerprint.add(image, labels, digest)
+    for same, digest in read_ahead(digest_of, by_source(images), read_threads(folder.root), READ_AHEAD_BYTES):
+        for image in same:
+            fingerprint.add(image, labels, digest)
     return state if state.summary.fingerprint == fingerprint.hex() else None
 
 
@@ -194,9 +197,12 @@ class LoadedImage(NamedTuple):
 def load_images(
     images: Sequence[AnnotatedImage], folder: ImageFolder, options: RecordOptions
 ) -> Generator[tuple[AnnotatedImage, LoadedImage], None, None]:
-    """Each image as it was read and checked, in order, some ahead. Who may stop before the end `close`s it."""
+    """Each image as it was read and checked, in order, some ahead. Who may stop before the end `close`s it.
 
-    def read(image: AnnotatedImage, take: Take) -> tuple[bytes | Problem, float]:
+    Tiles of one image follow one another, and it is read once for all of them.
+    """
+
+    def read(same: Sequence[AnnotatedImage], take: Take) -> tuple[bytes | Problem, float]:
         waited = 0.0
 
         def timed(size: int) -> None:
@@ -206,23 +212,47 @@ def load_images(
             waited += time.perf_counter() - began
 
         began = time.perf_counter()
-        data = folder.read_of(image, timed)
+        data = folder.read_of(same[0], timed)
         return data, time.perf_counter() - began - waited
 
-    def check(image: AnnotatedImage, data: bytes | Problem, seconds: float) -> LoadedImage:
+    def check(same: Sequence[AnnotatedImage], data: bytes | Problem, seconds: float) -> list[LoadedImage]:
+        image, view = same[0], same[0].view
         if isinstance(data, Problem):
-            return LoadedImage(data, file_digest(data), seconds)
-        checked = check_image(data, image.height, image.width, options.max_pixels, options.check_images)
+            return [LoadedImage(data, file_digest(data), seconds)] * len(same)
+        size = (view.file_height, view.file_width) if view else (image.height, image.width)
+        how: ImageCheck = "header" if view else options.check_images  # the pixels of a view are all decoded anyway
+        checked = check_image(data, *size, options.max_pixels, how)
         if isinstance(checked, CheckedImage) and checked.data is data:
-            return LoadedImage(checked, bytes.fromhex(checked.sha256), seconds)  # which is the file's
-        return LoadedImage(checked, file_digest(data), seconds)
+            digest = bytes.fromhex(checked.sha256)  # which is the file's
+        else:
+            digest = file_digest(data)
+        return [LoadedImage(one, digest, seconds) for one in (show_views(same, checked) if view else [checked])]
 
+    groups = by_source(images)
+    threads = CHECK_THREADS if len(groups) == len(images) else 1  # all tiles of an image are held at once
     if storage.is_local(folder.root):  # one thread for both: to go from thread to thread takes 0.3 ms of an image
-        yield from ahead(lambda image: check(image, *read(image, take_at_once)), images, CHECK_THREADS)
+        loading = ahead(lambda same: check(same, *read(same, take_at_once)), groups, threads)
+        yield from ((image, loaded) for same, some in loading for image, loaded in zip(same, some, strict=True))
         return
-    with closing(read_ahead(read, images, read_threads(folder.root), READ_AHEAD_BYTES)) as reading:
-        for (image, _), loaded in ahead(lambda one: check(one[0], *one[1]), reading, CHECK_THREADS):
-            yield image, loaded
+    with closing(read_ahead(read, groups, read_threads(folder.root), READ_AHEAD_BYTES)) as reading:
+        for (same, _), some in ahead(lambda one: check(one[0], *one[1]), reading, threads):
+            yield from zip(same, some, strict=True)
+
+
+def by_source(images: Sequence[AnnotatedImage]) -> list[list[AnnotatedImage]]:
+    """Images that follow one another and are of one file, together."""
+    return [list(same) for _, same in groupby(images, lambda image: image.source_id)]
+
+
+def show_views(same: Sequence[AnnotatedImage], checked: CheckedImage | Problem) -> Iterator[CheckedImage | Problem]:
+    """What each of the images, all views of one file, looks like."""
+    first = same[0].view
+    picture = checked if isinstance(checked, Problem) or first is None else open_picture(checked, first)
+    for image in same:
+        if isinstance(checked, CheckedImage) and isinstance(picture, np.ndarray) and image.view:
+            yield show(picture, image.view, image.height, image.width, checked)
+        elif isinstance(picture, Problem):
+            yield picture
 
 
 class Draft(NamedTuple):

@@ -70,14 +70,6 @@ def empty() -> Problem:
     return problem(ReasonCode.EMPTY_MASK, "the mask has no pixel of it")
 
 
-def scaled(mask: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
-    """A mask 0/1 at another size: each pixel has the value of the one that its centre falls into."""
-    rows = ((np.arange(height) + 0.5) * mask.shape[0] / height).astype(np.int64)
-    columns = ((np.arange(width) + 0.5) * mask.shape[1] / width).astype(np.int64)
-    at_size: npt.NDArray[np.uint8] = mask[rows][:, columns]
-    return at_size
-
-
 def image_size(images: ImageFolder, file_name: str) -> tuple[int, int] | Problem:
     """(height, width) of an image as people see it, upright by its EXIF orientation, from the file's beginning.
 
