@@ -12,7 +12,7 @@ from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 from beam_pipeline.trainer_bases import BASES, MODEL_GARDEN
-from transforms.sources import COCO, NAMES
+from transforms.sources import AUTO, COCO, NAMES
 
 if TYPE_CHECKING:
     from transforms.encode import MaskEncoding
@@ -195,7 +195,12 @@ class RunOptions:
     images: str = option(
         "Input", "the folder that file names in the annotations are relative to", metavar="FOLDER", **a_path("GCS_READ_FOLDER")
     )
-    format: str = option("Input", "the format of the annotations", default=COCO, choices=NAMES)
+    format: str = option(
+        "Input",
+        "the format of the annotations; auto: told from the files, and said",
+        default=COCO,
+        choices=(*NAMES, AUTO),
+    )
     masks: str | None = option(
         "Input",
         "the folder of mask files, where they are not where the format has them",

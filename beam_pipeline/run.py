@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 import logging
@@ -12,7 +13,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields
 from typing import Any, NamedTuple, NoReturn
 
 import apache_beam as beam
@@ -31,7 +31,7 @@ from beam_pipeline.interrupts import TO_DELETE
 from beam_pipeline.options import RunOptions, parse_tile
 from beam_pipeline.pipeline import build
 from beam_pipeline.publish import prepare_output, reject_examples
-from beam_pipeline.terminal import duration, quiet, watch_progress
+from beam_pipeline.terminal import Terminal, duration, quiet, watch_progress
 from beam_pipeline.trainer_bases import MODEL_GARDEN
 from beam_pipeline.trainer_config import check_place
 from transforms import storage
@@ -39,8 +39,9 @@ from transforms.categories import read_rules
 from transforms.claims import SCRATCH, Claim, claimed_by
 from transforms.counters import SHARDS_REUSED
 from transforms.records import InputError, ReasonCode
-from transforms.sources import COCO, OF_COCO, format_of
+from transforms.sources import AUTO, COCO, OF_COCO, format_of
 from transforms.sources.files import find_files, is_pattern
+from transforms.sources.recognise import recognise
 
 LOCAL_RUNNERS = frozenset({"FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner", "DirectRunner"})
 LOCAL_RUNNER = "FnApiRunner"
@@ -67,17 +68,14 @@ def check_beam_options(left: Sequence[str]) -> list[str]:
     _, unknown = parser.parse_known_args(list(left))
     if unknown:
         name = unknown[0].split("=", 1)[0]
-        known = [f"--{one.name}" for one in fields(RunOptions)] + list(parser._option_string_actions)
+        known = [f"--{one.name}" for one in dataclasses.fields(RunOptions)] + list(parser._option_string_actions)
         near = difflib.get_close_matches(name, known, 1)
         raise InputError(f"unknown option {name}" + (f": did you mean {near[0]}?" if near else ""))
     return list(left)
 
 
-def check_inputs(options: RunOptions) -> int:
-    """Raises `InputError` where the annotations or the image folder are not there, or options contradict each other.
-
-    Gives the bytes of the annotations.
-    """
+def check_paths(options: RunOptions) -> None:
+    """Raises `InputError` where the storage of a path is not known or can't be reached, or options contradict each other."""
     if options.resume and options.overwrite:
         raise InputError("--resume keeps what --overwrite replaces: give one of them")
     if options.trainer_config == MODEL_GARDEN and options.mask_encoding == "dense":
@@ -100,9 +98,25 @@ def check_inputs(options: RunOptions) -> int:
             raise InputError(f"--{name} {there}") from None
         if name == "images" and not there:
             raise InputError(f"--images {options.images}: there is no such folder")
+
+
+def recognised(annotations: str, terminal: Terminal) -> str:
+    """The format of annotations, which is said. Raises `InputError` where it is not clear."""
+    found = recognise(annotations)
+    terminal.say(f"--format {found.format} {found.why}")
+    return found.format
+
+
+def check_inputs(options: RunOptions) -> int:
+    """Raises `InputError` where the annotations or the image folder are not there, or the output can't be written like that.
+
+    Gives the bytes of the annotations.
+    """
     annotation_bytes = _annotation_bytes(options)
     if FileSystems.get_scheme(options.images) is None and not os.path.isdir(options.images):
         raise InputError(f"--images {options.images}: there is no such folder")
+    if options.masks and storage.is_local(options.masks) and not os.path.isdir(options.masks):
+        raise InputError(f"--masks {options.masks}: there is no such folder")
     if set(options.output) & set("*?[]"):
         raise InputError(f"--output {options.output}: readers take *, ?, [ and ] for patterns, choose a name without")
     if options.categories:
@@ -196,6 +210,9 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome | None:
             pipeline_options = PipelineOptions([*flags, f"--runner={runner}"])
             idle = "reading annotations" if local else f"the job runs on {runner.removesuffix('Runner')}"
             until_done.enter_context(watch_progress(terminal, idle))
+        check_paths(options)
+        if options.format == AUTO:
+            options = dataclasses.replace(options, format=recognised(options.annotations, terminal))
         annotation_bytes = check_inputs(options)
         if local:
             use_processes(options, pipeline_options, annotation_bytes)
@@ -299,7 +316,9 @@ def summary(options: RunOptions, outcome: Outcome | None, seconds: float) -> str
                 said = f"\n          {example}" if example else ""
                 lines.append(f"  {count:>6,} {kind + 's' * (count > 1)}: {code}, {ReasonCode[code].value}{said}")
         lines.append(f"each of them, with its reason, is in {storage.join(options.output, REJECTS)}")
-    as_annotated = options.format == COCO and not (is_pattern(options.annotations) or options.max_side or options.tile)
+    as_annotated = manifest["options"]["format"] == COCO and not (
+        is_pattern(options.annotations) or options.max_side or options.tile
+    )
     compare = "" if not as_annotated else f" --coco {shlex.quote(options.annotations)}"
     lines.append(f"next: maskbeam verify {shlex.quote(options.output)}{compare}")
     return "\n".join(lines)

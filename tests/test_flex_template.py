@@ -127,7 +127,7 @@ def test_what_a_form_takes_and_refuses(name: str, good: list[str], bad: list[str
 
 
 def test_all_that_have_a_regex_are_looked_at() -> None:
-    assert WITH_REGEX == ["splits", "num_shards", "max_points", "max_instances"]
+    assert WITH_REGEX == ["max_side", "tile", "tile_overlap", "splits", "num_shards", "max_points", "max_instances"]
 
 
 # ------------------------------------------------------------------------------------------------------- the launcher

@@ -263,7 +263,8 @@ def test_a_job_fails_where_more_is_rejected_than_allowed(work: Run, data: Data, 
     with pytest.raises(
         InputError,
         match=r"5 of 30 images \(16\.7%\) can't be written, more than the 5\.0% that --max_reject_fraction allows: "
-        r"4 IMAGE_MISSING \(e\.g\. image \d+: there is no file .*\); 1 IMAGE_CORRUPT \(.*\); .*rejects\.jsonl has them all",
+        r"4 IMAGE_MISSING \(e\.g\. image \d+ \(evening/.*\): there is no file .*\); 1 IMAGE_CORRUPT \(.*\); "
+        r".*rejects\.jsonl has them all",
     ):
         work("a")
     assert (tmp_path / "a" / "rejects.jsonl").exists()

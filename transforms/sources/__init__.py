@@ -13,6 +13,8 @@ PER_FILE = ("jsonl", "labelme")
 """Formats that `files.ReadFiles` reads, by the names of their modules."""
 OF_COCO = (COCO, COCO_PANOPTIC)
 """Formats that `coco.ReadCoco` reads."""
+AUTO = "auto"
+"""What stands for a format that is to be recognised."""
 NAMES = (*OF_COCO, *PER_FILE)
 
 

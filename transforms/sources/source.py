@@ -30,6 +30,8 @@ from transforms.records import (
 )
 
 Typed = TypeVar("Typed")
+HEAD_BYTES = 4096
+"""Of a file that is to be recognised."""
 
 
 class SourceImage(msgspec.Struct, frozen=True, array_like=True):

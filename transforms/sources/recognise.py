@@ -1,0 +1,83 @@
+"""`--format auto`: which format files are of, told from a few of them."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from transforms import storage
+from transforms.records import InputError
+from transforms.sources import COCO, COCO_PANOPTIC, PER_FILE, format_of
+from transforms.sources.coco import LISTS
+from transforms.sources.json_blocks import cut_blocks
+from transforms.sources.source import HEAD_BYTES
+
+_FILES_LOOKED_AT = 3  # of each format
+_BEGINS_LIKE_COCO = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"(?:info|licenses|images|annotations|categories|type)"\s*:')
+
+
+class Recognised(NamedTuple):
+    """A format by its name, and what tells it."""
+
+    format: str
+    why: str
+
+
+def recognise(annotations: str) -> Recognised:
+    """The format of a file, of those that a pattern matches, or of those in a folder. Raises `InputError` if it is not clear."""
+    folder = storage.is_folder(annotations)
+    paths = [file.path for file in (storage.list_below(annotations) if folder else storage.match(annotations))]
+    heads: dict[str, bytes] = {}
+    found = [one for name in (COCO, *PER_FILE) if (one := _look(name, paths, folder, heads))]
+    if len(found) == 1:
+        return found[0]
+    here = f"--format auto: {annotations}"
+    if not paths:
+        raise InputError(f"{here}: there are no files")
+    if not found:
+        looked_at = ", ".join(map(storage.name_of, sorted(heads)[:3])) or "none"
+        raise InputError(f"{here}: no format is recognised in {len(paths)} files (looked at: {looked_at}): give --format")
+    several = "; ".join(f"{one.format} {one.why}" for one in found)
+    raise InputError(f"{here}: it could be {several}: give --format, or the path of the one")
+
+
+def _look(name: str, paths: Sequence[str], folder: bool, heads: dict[str, bytes]) -> Recognised | None:
+    """A format, if one of the first files that are named as its are is recognised by it."""
+    patterns = ("*.json",) if name == COCO else format_of(name).files
+    named = [path for path in paths if not folder or any(fnmatch.fnmatchcase(storage.name_of(path), one) for one in patterns)]
+    for path in named[:_FILES_LOOKED_AT]:
+        if path not in heads:
+            heads[path] = _head(path)
+        found = _coco(path, heads[path]) if name == COCO else _of(name, path, heads[path])
+        if found:
+            return found
+    return None
+
+
+def _head(path: str) -> bytes:
+    with storage.open_read(path) as file:
+        return file.read(HEAD_BYTES)
+
+
+def _of(name: str, path: str, head: bytes) -> Recognised | None:
+    why = format_of(name).recognise(path, head)
+    return Recognised(name, f"for {storage.name_of(path)}: {why}") if why else None
+
+
+def _coco(path: str, head: bytes) -> Recognised | None:
+    """COCO's files begin like no others, but instances and panoptic segments are told apart only by the annotations."""
+    if not _BEGINS_LIKE_COCO.match(head):
+        return None
+    with storage.open_read(path) as file:
+        try:
+            for block in cut_blocks(file.read, LISTS, path):
+                if block.key == "annotations" and block.length > 2:
+                    data = storage.read_range(path, block.offset, block.length, block.crc32c)
+                    panoptic = b'"segments_info"' in data
+                    why = f"for {storage.name_of(path)}: its annotations have {'' if panoptic else 'no '}segments_info"
+                    return Recognised(COCO_PANOPTIC if panoptic else COCO, why)
+        except InputError:
+            return None
+    return Recognised(COCO, f"for {storage.name_of(path)}: it has images, annotations and categories")
