@@ -65,4 +65,4 @@ def test_what_is_not_clear_is_told(files: dict[str, str], message: str, tmp_path
 def test_a_run_says_what_it_took_and_why(demo_data: Data, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     manifest = run_format("auto", demo_data.annotations, demo_data.images, tmp_path / "out", max_reject_fraction=1.0)
     assert manifest["options"]["format"] == "coco"
-    assert "--format coco for instances.json: its annotations have no segments_info" in capfd.readouterr().err
+    assert "--format coco for annotations.json: its annotations have no segments_info" in capfd.readouterr().err
