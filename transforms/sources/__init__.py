@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from transforms.sources.source import Format
 
 COCO = "coco"
-PER_FILE = ("cityscapes", "jsonl", "labelme", "mask_folders", "pascal_voc")
+PER_FILE = ("cityscapes", "jsonl", "labelme", "mask_folders", "oxford_pets", "pascal_voc")
 """Formats that `files.ReadFiles` reads, by the names of their modules."""
 NAMES = (COCO, *PER_FILE)
 

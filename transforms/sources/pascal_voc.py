@@ -139,8 +139,8 @@ def size_of(xml: Element, file_name: str, context: Context) -> tuple[int, int] |
     return (size[0], size[1])
 
 
-def box_of(one: Element) -> Box | Problem | None:
-    """The box of an object, half-open. In the file its corners are pixels, which it includes, and the first one is 1."""
+def corners_of(one: Element) -> Box | Problem | None:
+    """The corners of an object's box as they are, (ymin, xmin, ymax, xmax); None without a box, FIELD_INVALID."""
     if one.find("bndbox") is None:
         return None
     sides = []
@@ -150,6 +150,15 @@ def box_of(one: Element) -> Box | Problem | None:
             return number
         sides.append(number)
     ymin, xmin, ymax, xmax = sides
+    return ymin, xmin, ymax, xmax
+
+
+def box_of(one: Element) -> Box | Problem | None:
+    """The box of an object, half-open. In the file its corners are pixels, which it includes, and the first one is 1."""
+    corners = corners_of(one)
+    if corners is None or isinstance(corners, Problem):
+        return corners
+    ymin, xmin, ymax, xmax = corners
     return (ymin - 1, xmin - 1, ymax, xmax) if ymin - 1 < ymax and xmin - 1 < xmax else None
 
 
