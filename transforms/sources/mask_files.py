@@ -12,14 +12,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from transforms import storage
+from transforms import run_lengths, storage
 from transforms.images import READ_FORMATS, ImageFolder
-from transforms.records import Problem, ReasonCode, problem
+from transforms.records import Problem, ReasonCode, RunLengths, problem
 
 Ids = npt.NDArray[np.integer]
 """Shape (height, width): the value of each pixel; of a coloured file, R + 256·G + 65536·B."""
 _FORMATS = ("PNG", "TIFF", "BMP", "GIF", "PPM")
 _SIDEWAYS, _ORIENTATION = (5, 6, 7, 8), 0x0112
+_EXTENSIONS = (".jpg", ".png", ".jpeg", ".JPG", ".PNG", ".JPEG", ".tif", ".tiff", ".bmp", ".webp", ".gif")
+MOST_IDS = 100_000
 
 
 def read_ids(path: str, max_pixels: int) -> Ids | Problem:
@@ -65,9 +67,31 @@ def check_size(ids: Ids, height: int, width: int, name: str) -> Problem | None:
     return problem(ReasonCode.MASK_INVALID, f"the mask {name} is {found}, its image {height} × {width}")
 
 
+def objects_of(ids: Ids, name: str) -> dict[int, RunLengths] | Problem:
+    """The run lengths of each value but 0, in the order of the values; MASK_INVALID for more than `MOST_IDS` of them."""
+    # A value that is there begins a row, or follows another: so the few that do are compared, not all pixels.
+    begins = np.concatenate((ids[:, 0], ids[:, 1:][ids[:, 1:] != ids[:, :-1]]))
+    values = np.count_nonzero(np.unique(begins))
+    if values > MOST_IDS:
+        message = f"the mask {name} has {values} values but 0, expected at most {MOST_IDS} objects: is it a picture?"
+        return problem(ReasonCode.MASK_INVALID, message)
+    return run_lengths.by_value(ids)
+
+
 def empty() -> Problem:
     """EMPTY_MASK, for an object that a mask has no pixel of."""
     return problem(ReasonCode.EMPTY_MASK, "the mask has no pixel of it")
+
+
+def find_image(images: ImageFolder, stem: str) -> str | Problem:
+    """The file name of an image that is known without its extension; PATH_FORBIDDEN, IMAGE_MISSING."""
+    for extension in _EXTENSIONS:
+        path = images.locate(stem + extension)
+        if isinstance(path, Problem):
+            return path
+        if storage.exists(path):
+            return stem + extension
+    return problem(ReasonCode.IMAGE_MISSING, f"there is no {stem}.jpg, .png or the like in the image folder")
 
 
 def image_size(images: ImageFolder, file_name: str) -> tuple[int, int] | Problem:
