@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-cloud test-airflow test-engines test-trainers test-fuzz reliability fuzz lint format docs requirements bench bench-parts bench-annotations bench-latency bench-scaling clean
+.PHONY: demo test test-cloud test-airflow test-engines test-trainers test-fuzz reliability fuzz lint format docs requirements bench bench-parts bench-annotations bench-formats data-sets bench-latency bench-scaling clean
 
 demo: $(VENV)/installed  ## a small data set, made on the spot, through everything
 	$(BIN)/maskbeam demo
@@ -58,6 +58,13 @@ bench: $(VENV)/installed  ## the figures of docs/performance.md, beside other to
 
 bench-parts: $(VENV)/installed  ## each part of the work alone, beside the best library for it: two minutes
 	@TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python benchmarks/parts.py
+
+bench-formats: $(VENV)/installed  ## one data set in each format, beside COCO's: twenty minutes
+	$(BIN)/python benchmarks/formats.py
+
+data-sets: $(VENV)/installed  ## the real data sets, one command each; docs/data_sets.md has the numbers
+	$(BIN)/pytest tests/test_data_sets.py -rs
+	@cat docs/data_sets.md
 
 bench-annotations: $(VENV)/installed  ## how fast 120 MB and 1.2 GB of annotations are read, and in how much memory: five minutes
 	$(BIN)/python benchmarks/annotations.py
