@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from transforms.sources.source import Format
 
 COCO = "coco"
-PER_FILE = ("jsonl", "labelme", "open_images", "sagemaker", "supervisely")
+PER_FILE = ("jsonl", "labelbox", "labelme", "open_images", "sagemaker", "supervisely")
 """Formats that `files.ReadFiles` reads, by the names of their modules."""
 NAMES = (COCO, *PER_FILE)
 
