@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import struct
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,32 +19,37 @@ from transforms.records import Problem, ReasonCode, RunLengths, problem
 
 Ids = npt.NDArray[np.integer]
 """Shape (height, width): the value of each pixel; of a coloured file, R + 256·G + 65536·B."""
+What = Literal["values", "alpha", "colours"]
+"""`values` are as they are stored; `alpha`: how opaque a pixel is, if the file says so; `colours`: those of a palette, too."""
 _FORMATS = ("PNG", "TIFF", "BMP", "GIF", "PPM")
 _SIDEWAYS, _ORIENTATION = (5, 6, 7, 8), 0x0112
 _EXTENSIONS = (".jpg", ".png", ".jpeg", ".JPG", ".PNG", ".JPEG", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 MOST_IDS = 100_000
 
 
-def read_ids(path: str, max_pixels: int) -> Ids | Problem:
-    """The values of a mask file; MASK_MISSING, MASK_INVALID, PIXEL_LIMIT."""
+def read_ids(path: str, max_pixels: int, what: What = "values") -> Ids | Problem:
+    """The values of a mask file, or `what` of it; MASK_MISSING, MASK_INVALID, PIXEL_LIMIT."""
     try:
         data = storage.read_bytes(path)
     except Exception as error:
         if storage.is_missing(error):
             return problem(ReasonCode.MASK_MISSING, f"there is no mask file {path}")
         raise
-    return decode_ids(data, path, max_pixels)
+    return decode_ids(data, path, max_pixels, what)
 
 
-def decode_ids(data: bytes, name: str, max_pixels: int) -> Ids | Problem:
+def decode_ids(data: bytes, name: str, max_pixels: int, what: What = "values") -> Ids | Problem:
     """The same of a file's bytes; `name` is for messages."""
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > max_pixels:
                 size = f"{image.height} × {image.width} (height × width)"
                 return problem(ReasonCode.PIXEL_LIMIT, f"the mask {name} is {size}, at most {max_pixels} pixels are read")
+            if what == "alpha" and image.has_transparency_data:
+                return np.asarray(image.convert("RGBA").getchannel("A"))
             # What is opaque or not says nothing of whose a pixel is.
-            values = np.asarray(image.convert("RGB") if image.mode == "RGBA" else image)
+            in_colour = image.convert("RGBA").convert("RGB") if what == "colours" or image.mode == "RGBA" else image
+            values = np.asarray(in_colour)
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         return problem(ReasonCode.MASK_INVALID, f"the mask {name} can't be decoded: {error}")
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, TypeError, IndexError, KeyError, ArithmeticError) as error:
@@ -92,6 +98,25 @@ def find_image(images: ImageFolder, stem: str) -> str | Problem:
         if storage.exists(path):
             return stem + extension
     return problem(ReasonCode.IMAGE_MISSING, f"there is no {stem}.jpg, .png or the like in the image folder")
+
+
+def placed(mask: Ids, top: int, left: int, height: int, width: int) -> RunLengths:
+    """The run lengths, in an image of height × width pixels, of what is not 0 in a mask that lies at `top`, `left`.
+
+    What lies outside is left out. It takes as long as the mask is large, however large the image is.
+    """
+    inside = mask[max(-top, 0) : max(height - top, 0), max(-left, 0) : max(width - left, 0)] != 0
+    columns = np.zeros((inside.shape[1], inside.shape[0] + 2), np.int8)
+    columns[:, 1:-1] = inside.T
+    edges = np.diff(columns, axis=1)
+    first = max(left, 0) * height + max(top, 0)
+    starts, stops = (first + column * height + row for column, row in (np.nonzero(edges == 1), np.nonzero(edges == -1)))
+    apart = starts[1:] != stops[:-1]  # else a run goes on in the next column
+    bounds = np.stack(
+        (starts[np.append(True, apart)[: len(starts)]], stops[np.append(apart, True)[: len(stops)]]), axis=1
+    ).ravel()
+    runs = np.diff(bounds, prepend=0, append=height * width).astype(np.int64)
+    return RunLengths(height, width, run_lengths.encode_counts(runs if runs[-1] else runs[:-1]))
 
 
 def image_size(images: ImageFolder, file_name: str) -> tuple[int, int] | Problem:
