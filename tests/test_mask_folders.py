@@ -54,6 +54,12 @@ def test_one_file_an_object(tmp_path: Path) -> None:
     assert found.instances[0].box == (2, 3, 12, 14)
 
 
+def test_one_image_alone(tmp_path: Path) -> None:
+    nuclei(tmp_path, ONE, OTHER)
+    (found,) = all_drawn("mask_folders", tmp_path / "n1").values()
+    assert (found.image.file_name, len(found.masks)) == ("images/n1.png", 2)
+
+
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGB", "RGBA", "LA"])
 def test_whatever_is_not_0_is_the_object(mode: str, tmp_path: Path) -> None:
     nuclei(tmp_path)
@@ -164,6 +170,16 @@ def test_one_file_an_image(masks: str, image: str, images: str, tmp_path: Path) 
         assert np.array_equal(one.masks, [IDS == 7, IDS == 300, IDS == 65535])  # two blobs of 7 are one object
 
 
+def test_an_image_that_is_not_there_leaves_the_others(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        paint(tmp_path / f"data/masks/{name}.png", IDS)
+    picture(tmp_path / "data/images/b.jpg")
+    missing, there = source_images("mask_folders", tmp_path / "data")
+    assert missing.problem
+    assert (missing.image.file_name, missing.problem.code) == ("masks/a", "IMAGE_MISSING")
+    assert (there.image.file_name, there.annotations) == ("images/b.jpg", 3)
+
+
 def test_ids_in_three_colours(tmp_path: Path) -> None:
     values = IDS.astype(np.uint32)
     values[IDS == 300] = 70_000
@@ -174,12 +190,14 @@ def test_ids_in_three_colours(tmp_path: Path) -> None:
     assert np.array_equal(found.masks, [values == 7, values == 65535, values == 70_000])
 
 
-def test_an_image_in_the_tree_is_no_mask(tmp_path: Path) -> None:
+def test_an_image_in_the_tree_is_no_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     paint(tmp_path / "ids/a.png", IDS)
     picture(tmp_path / "ids/images/a.png")
     picture(tmp_path / "ids/photos/c.png")
     picture(tmp_path / "ids/a.jpg")
-    assert [one.image.file_name for one in source_images("mask_folders", tmp_path / "ids")] == ["a.jpg"]
+    for given, images in ((tmp_path / "ids", tmp_path / "ids"), (tmp_path / "ids", Path("ids")), (Path("ids"), tmp_path / "ids")):
+        assert [one.image.file_name for one in source_images("mask_folders", given, images)] == ["a.jpg"]
 
 
 def test_what_is_wrong_with_the_only_mask_is_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

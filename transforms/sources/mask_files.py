@@ -67,9 +67,14 @@ def decode_ids(data: bytes, name: str, max_pixels: int, what: What = "values") -
 
 def check_size(ids: Ids, height: int, width: int, name: str) -> Problem | None:
     """MASK_INVALID unless a mask is of height × width pixels."""
-    if ids.shape == (height, width):
+    return check_shape((ids.shape[0], ids.shape[1]), height, width, name)
+
+
+def check_shape(shape: tuple[int, int], height: int, width: int, name: str) -> Problem | None:
+    """The same of one that is known by its height and width."""
+    if shape == (height, width):
         return None
-    found = f"{ids.shape[0]} × {ids.shape[1]} (height × width)"
+    found = f"{shape[0]} × {shape[1]} (height × width)"
     return problem(ReasonCode.MASK_INVALID, f"the mask {name} is {found}, its image {height} × {width}")
 
 

@@ -10,6 +10,7 @@ Or one file an image, anywhere else, of the same name: each value but 0 is an ob
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -17,8 +18,8 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from transforms import run_lengths, storage
-from transforms.records import Problem, Shape
-from transforms.sources.mask_files import Ids, check_size, find_image, image_size, objects_of, read_ids
+from transforms.records import Problem, RunLengths
+from transforms.sources.mask_files import check_shape, find_image, image_size, objects_of, read_ids
 from transforms.sources.source import Context, Draft, Format, Piece, SourceImage
 
 CATEGORY = "object"
@@ -47,36 +48,34 @@ def parse(piece: Piece, context: Context) -> Iterator[SourceImage]:
     above = relative.parent.parent
     if named := _named(path):
         yield _one_an_object(piece, str(above / named["image"]), context)
-    elif relative.parent.name == "masks" and above.name and _is_of_one_image(above, relative.stem, context):
-        yield _one_an_object(piece, str(above / "images" / above.name), context)
-    else:
-        yield from (found for one in piece.paths if (found := _one_an_image(one, context)))
+        return
+    if relative.parent.name == "masks":
+        whole = str(above / "images" / (above.name or PurePosixPath(context.annotations).name))
+        if _is_there(find_image(context.images, whole)) or not any(_is_there(_image_of(one, context)) for one in piece.paths):
+            yield _one_an_object(piece, whole, context)
+            return
+    yield from (found for one in piece.paths if (found := _one_an_image(one, context)))
 
 
-def _is_of_one_image(folder: PurePosixPath, stem: str, context: Context) -> bool:
-    """Whether masks in `folder` belong to the image of the folder's name, and the first of them has none of its own."""
-    whole = find_image(context.images, str(folder / "images" / folder.name))
-    return not isinstance(whole, Problem) or isinstance(_image_beside(folder, stem, context), Problem)
+def _is_there(found: str | Problem) -> bool:
+    return not isinstance(found, Problem)
 
 
-def _image_beside(folder: PurePosixPath, stem: str, context: Context) -> str | Problem:
-    """The image of a mask in `folder`/masks that is its only one."""
-    found = find_image(context.images, str(folder / "images" / stem))
-    return find_image(context.images, str(folder / stem)) if isinstance(found, Problem) else found
+def _image_of(path: str, context: Context) -> str | Problem:
+    """The file name of the image that a mask is the only one of."""
+    relative = PurePosixPath(context.relative(path))
+    folder, stem = relative.parent, relative.stem
+    if folder.name != "masks":
+        return find_image(context.images, str(folder / stem))
+    found = find_image(context.images, str(folder.parent / "images" / stem))
+    return find_image(context.images, str(folder.parent / stem)) if isinstance(found, Problem) else found
 
 
 def _one_an_object(piece: Piece, stem: str, context: Context) -> SourceImage:
     file_name = find_image(context.images, stem)
-    if isinstance(file_name, Problem):
-        draft = Draft(stem)
-        for _ in piece.paths:
-            draft.reject(file_name)
-        return draft.fail(file_name)
-    draft = Draft(file_name)
-    masks = [read_ids(path, context.max_pixels) for path in piece.paths]
-    sizes = {mask.shape for mask in masks if not isinstance(mask, Problem)}
-    # Where all masks agree, the image need not be opened: whether it is of their size is seen when its record is made.
-    size = sizes.pop() if len(sizes) == 1 else image_size(context.images, file_name)
+    draft = Draft(stem if isinstance(file_name, Problem) else file_name)
+    masks = [_mask(path, context.max_pixels) for path in piece.paths]
+    size = file_name if isinstance(file_name, Problem) else _size(masks, file_name, context)
     if isinstance(size, Problem):
         for _ in piece.paths:
             draft.reject(size)
@@ -84,28 +83,29 @@ def _one_an_object(piece: Piece, stem: str, context: Context) -> SourceImage:
     height, width = size
     for path, mask in zip(piece.paths, masks, strict=True):
         named = _named(path)
-        draft.add(named["category"] if named else CATEGORY, _shape(mask, height, width, path))
+        wrong = None if isinstance(mask, Problem) else check_shape((mask.height, mask.width), height, width, path)
+        draft.add(named["category"] if named else CATEGORY, wrong or mask)
     return draft.done(height, width, context.max_pixels)
 
 
-def _shape(mask: Ids | Problem, height: int, width: int, path: str) -> Shape | Problem:
-    if isinstance(mask, Problem):
-        return mask
-    return check_size(mask, height, width, path) or run_lengths.from_mask((mask != 0).astype(np.uint8))
+def _mask(path: str, max_pixels: int) -> RunLengths | Problem:
+    ids = read_ids(path, max_pixels)
+    return ids if isinstance(ids, Problem) else run_lengths.from_mask((ids != 0).astype(np.uint8))
+
+
+def _size(masks: list[RunLengths | Problem], file_name: str, context: Context) -> tuple[int, int] | Problem:
+    """Height and width of an image. Where all its masks agree, they say: the record's step sees whether it is of that size."""
+    sizes = {(mask.height, mask.width) for mask in masks if not isinstance(mask, Problem)}
+    return sizes.pop() if len(sizes) == 1 else image_size(context.images, file_name)
 
 
 def _one_an_image(path: str, context: Context) -> SourceImage | None:
     """The image of a mask file; None for a file that is itself an image, in the same tree."""
-    relative = PurePosixPath(context.relative(path))
-    folder, stem = relative.parent, relative.stem
-    if folder.name == "masks":
-        file_name = _image_beside(folder.parent, stem, context)
-    else:
-        file_name = find_image(context.images, str(folder / stem))
+    file_name = _image_of(path, context)
     if storage.name_of(storage.folder_of(path)) == "images" or _is_at(file_name, path, context):
         return None
     if isinstance(file_name, Problem):
-        return Draft(str(folder / stem)).fail(file_name)
+        return Draft(str(PurePosixPath(context.relative(path)).with_suffix(""))).fail(file_name)
     draft = Draft(file_name)
     ids = read_ids(path, context.max_pixels)
     if isinstance(ids, Problem):
@@ -119,7 +119,11 @@ def _one_an_image(path: str, context: Context) -> SourceImage | None:
 
 
 def _is_at(file_name: str | Problem, path: str, context: Context) -> bool:
-    return not isinstance(file_name, Problem) and context.images.locate(file_name) == path
+    """Whether an image is the file at a path, however either folder was given."""
+    found = file_name if isinstance(file_name, Problem) else context.images.locate(file_name)
+    if isinstance(found, Problem):
+        return False
+    return os.path.realpath(found) == os.path.realpath(path) if storage.is_local(path) else found == path
 
 
 def recognise(path: str, data: bytes) -> str | None:
