@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -61,6 +62,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     annotations: list[msgspec.Raw]
 
 
+_BEGINS = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"(?:file_name|height|width|annotations)"\s*:')
 _line = msgspec.json.Decoder(_Line)
 _annotation = msgspec.json.Decoder(Annotation)
 _name_only = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -128,8 +130,7 @@ def _box(bbox: list[float] | None) -> Box | None:
 
 def recognise(path: str, data: bytes) -> str | None:
     """Whether a file is of this format."""
-    first = data.removeprefix(b"\xef\xbb\xbf").lstrip().split(b"\n")[0]
-    if has_keys(first, "file_name", "height", "width", "annotations") and b'"images"' not in first:
+    if _BEGINS.match(data) and has_keys(data, "file_name", "height", "width", "annotations") and b'"images"' not in data:
         return "a line has file_name, height, width and annotations"
     return None
 
