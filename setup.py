@@ -50,6 +50,7 @@ setup(
             "flask-cors>=5.0",
             "gcp-storage-emulator>=2026.7",
             "hypothesis>=6.100",
+            "jsonschema>=4.20",
             "moto[s3]>=5.1",
             "mypy>=1.15",
             "psutil>=6.0",

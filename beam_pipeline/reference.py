@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
+
+import msgspec
 
 from beam_pipeline.flex_template import as_text, image_spec, metadata
 from beam_pipeline.options import GROUPS, RunOptions, about
@@ -14,6 +17,8 @@ from transforms.events import EVENTS
 from transforms.examples import FEATURES, OPTIONAL_FEATURES
 from transforms.records import Fix, ReasonCode
 from transforms.shards import LOCAL_READS, READ_AHEAD_BYTES, REMOTE_READS
+from transforms.sources import PER_FILE, format_of
+from transforms.sources.jsonl import Line
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -137,6 +142,39 @@ def counters_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def formats_page() -> str:
+    """docs/formats.md."""
+    lines = [
+        "# Formats of annotations",
+        "",
+        "`maskbeam run --format NAME`; `--format auto` tells it from the files, and says which it took and why. For formats of",
+        "more than one file, `--annotations` is a folder: all files in it and below it are taken that are named as the table says.",
+        "",
+        "| `--format` | | files |",
+        "|---|---|---|",
+        "| [`coco`](formats/coco.md) | COCO instances, LVIS: one JSON file, or several | |",
+        "| [`coco_panoptic`](formats/coco_panoptic.md) | COCO panoptic: a JSON file and a folder of PNGs | |",
+    ]
+    for name in PER_FILE:
+        found = format_of(name)
+        files = ", ".join(f"`{pattern}`" for pattern in found.files)
+        lines.append(f"| [`{name}`](formats/{name}.md) | {found.title} | {files} |")
+    lines += [
+        "",
+        "In all but COCO's, images are known by their file names and classes by theirs. An image's id is then a hash of its",
+        "file name, below 2^24, which stays when other images come or go; classes are numbered from 1 in the order of their",
+        "names, or of the format's own list. [preparation.md](preparation.md) has what can be done to any of them: classes kept, renamed and",
+        "merged, images scaled and cut into tiles. [data_sets.md](data_sets.md) lists real data sets that are run whole.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def jsonl_schema() -> str:
+    """docs/formats/jsonl.schema.json."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(Line)}
+    return json.dumps(schema, indent=1) + "\n"
+
+
 DERIVED: dict[str, Callable[[], str]] = {
     "docs/options.md": options_page,
     "docs/reason_codes.md": reason_codes_page,
@@ -144,6 +182,8 @@ DERIVED: dict[str, Callable[[], str]] = {
     "templates/flex/metadata.json": lambda: as_text(metadata()),
     "templates/flex/image_spec.json": lambda: as_text(image_spec()),
     "docs/counters.md": counters_page,
+    "docs/formats.md": formats_page,
+    "docs/formats/jsonl.schema.json": jsonl_schema,
 }
 
 

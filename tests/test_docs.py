@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 from conftest import Data, Output
 from PIL import Image
 
+from beam_pipeline.options import Parser, add_options, options_from
 from beam_pipeline.reference import CHECKOUT, DERIVED
+from transforms.sources import NAMES
 from transforms.tfrecord import read_records
 
 DOCS = CHECKOUT / "docs"
@@ -38,9 +41,24 @@ def test_the_library_example_of_the_readme_runs(demo_data: Data, tmp_path: Path,
     assert records == 23  # of 29 sound pictures, those of 640 × 480
 
 
-def test_links_of_the_readme_lead_somewhere() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)", README):
-        assert (CHECKOUT / target).exists(), target
+PAGES = sorted(path.relative_to(CHECKOUT) for path in [CHECKOUT / "README.md", *DOCS.rglob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)", (CHECKOUT / page).read_text(encoding="utf-8")):
+        assert (CHECKOUT / page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_format_has_its_page_with_a_command(name: str) -> None:
+    text = (DOCS / f"formats/{name}.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^(?: {4})?maskbeam run (.*)$", text, re.MULTILINE)
+    assert commands
+    for command in commands:
+        parser = Parser()
+        add_options(parser)
+        assert options_from(parser.parse_args(shlex.split(command))).format == name
 
 
 def test_commands_of_the_readme_exist() -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,6 +14,7 @@ from pycocotools import mask as cocomask
 from sources import by_file_name, drawn, parse_text, run_format, source_images
 from test_end_to_end import read_back
 
+from beam_pipeline.reference import jsonl_schema
 from beam_pipeline.verify import verify
 from transforms.records import Attributes, InputError
 from transforms.sources.jsonl import FORMAT
@@ -190,6 +192,15 @@ def test_a_whole_run(tmp_path: Path) -> None:
         ("annotation", "DUP_IMAGE", names[2]),
         ("annotation", "FIELD_INVALID", names[3]),
     }
+
+
+def test_the_schema_takes_what_is_read_and_nothing_else() -> None:
+    validator = jsonschema.Draft202012Validator(json.loads(jsonl_schema()))
+    rle = {"size": [HEIGHT, WIDTH], "counts": [1, 2]}
+    good = line({"category": "cat", "polygons": [RING], "holes": [HOLE], "iscrowd": 1}, {"category": "a", "rle": rle, "area": 3})
+    assert list(validator.iter_errors(json.loads(good))) == []
+    for bad in (line({"polygons": [RING]}), line(height="3"), line(weather="fine"), line({"category": "a", "iscrowd": 2}), "{}"):
+        assert list(validator.iter_errors(json.loads(bad))), bad
 
 
 def test_it_is_recognised() -> None:
