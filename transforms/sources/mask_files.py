@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from transforms import storage
+from transforms import run_lengths, storage
 from transforms.images import READ_FORMATS, ImageFolder
-from transforms.records import Problem, ReasonCode, problem
+from transforms.records import Problem, ReasonCode, RunLengths, problem
 
 Ids = npt.NDArray[np.integer]
 """Shape (height, width): the value of each pixel; of a coloured file, R + 256·G + 65536·B."""
@@ -76,6 +76,23 @@ def scaled(mask: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[
     columns = ((np.arange(width) + 0.5) * mask.shape[1] / width).astype(np.int64)
     at_size: npt.NDArray[np.uint8] = mask[rows][:, columns]
     return at_size
+
+
+def placed(mask: npt.NDArray[np.uint8], left: int, top: int, height: int, width: int) -> RunLengths:
+    """The run lengths of a mask whose upper left pixel lies at left, top of an image of height × width pixels.
+
+    What lies outside is left out. Only the mask is gone over, and not the image.
+    """
+    mask = mask[max(-top, 0) : max(height - top, 0), max(-left, 0) : max(width - left, 0)]
+    rows, columns = mask.shape
+    inside = np.zeros((columns, rows + 2), np.int8)  # a row before and one after, so that each column ends by itself
+    inside[:, 1:-1] = mask.T != 0
+    column, row = np.nonzero(np.diff(inside, axis=1))
+    edges = (max(left, 0) + column) * height + max(top, 0) + row
+    apart = np.diff(edges, prepend=-1, append=-1) != 0  # not so where a column is full, and the next goes on
+    edges = edges[apart[1:] & apart[:-1]]
+    runs = np.diff(edges, prepend=0, append=height * width).astype(np.int64)
+    return RunLengths(height, width, run_lengths.encode_counts(runs if runs[-1] else runs[:-1]))
 
 
 def image_size(images: ImageFolder, file_name: str) -> tuple[int, int] | Problem:
