@@ -32,6 +32,7 @@ setup(
         "pillow>=11.0",
         "pycocotools>=2.0.8",
         "pysimdjson>=7.0",
+        "pyyaml>=6.0",
         "zlib-ng>=0.5",
         "zstandard>=0.20",
     ],
@@ -54,8 +55,8 @@ setup(
             "psutil>=6.0",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
-            "pyyaml>=6.0",
             "ruff>=0.9",
+            "types-pyyaml>=6.0",
             "uv>=0.9",
         ],
         "fuzz": ["atheris>=2.3; sys_platform == 'linux' and platform_machine == 'x86_64'"],  # there are wheels for no other
