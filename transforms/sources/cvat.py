@@ -10,7 +10,6 @@ import codecs
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -19,7 +18,7 @@ from transforms import run_lengths, storage
 from transforms.records import Attributes, Box, InputError, Problem, ReasonCode, RunLengths, Shape, problem
 from transforms.sources.geometry import Ring, ellipse, polygon, rectangle, turned
 from transforms.sources.mask_files import placed
-from transforms.sources.source import Context, Draft, Format, Piece, SourceImage
+from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, is_there
 
 BLOCK_BYTES = 1 << 20
 CHUNK_BYTES = 1 << 16
@@ -155,14 +154,9 @@ def _image(image: ET.Element, context: Context) -> SourceImage:
 
 
 def _file_name(image: ET.Element, context: Context) -> str:
-    """An image's name; of a project's, in the folder of its subset, if there is one among the images."""
+    """An image's name; of a project's, in the folder of its subset, if it is there."""
     name, subset = image.get("name", ""), image.get("subset")
-    return f"{subset}/{name}" if subset and _is_there(context.images.root, subset) else name
-
-
-@lru_cache(maxsize=256)
-def _is_there(root: str, folder: str) -> bool:
-    return bool(storage.if_there(storage.list_below, storage.join(root, folder)))
+    return f"{subset}/{name}" if subset and is_there(context.images, f"{subset}/{name}") else name
 
 
 def _number(element: ET.Element, name: str, default: str = "") -> float:

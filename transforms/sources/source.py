@@ -7,8 +7,10 @@ without ids, which `numbering` gives out once all images and names are known.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import NamedTuple, TypeVar
 
@@ -170,6 +172,26 @@ class Format:
     together: Callable[[str], str] | None = None
     rows: Callable[[Piece, Context], Iterator[tuple[str, bytes]]] | None = None
     categories: Callable[[Context], list[Category]] | None = None
+
+
+_one_at_a_time = threading.Lock()
+
+
+def names_in(folder: str) -> frozenset[str]:
+    """The names of the files directly in a folder, which is listed once and not for each image. None if there is no such."""
+    with _one_at_a_time:  # else all threads would list it at once
+        return _listed(folder)
+
+
+@lru_cache(maxsize=64)
+def _listed(folder: str) -> frozenset[str]:
+    return frozenset(storage.name_of(file.path) for file in storage.list_folder(folder))
+
+
+def is_there(images: ImageFolder, file_name: str) -> bool:
+    """Whether there is an image of this name, for formats that leave open which of several it is."""
+    path = images.locate(file_name)
+    return not isinstance(path, Problem) and storage.name_of(path) in names_in(storage.folder_of(path))
 
 
 def decode(decoder: msgspec.json.Decoder[Typed], data: bytes) -> Typed | Problem:

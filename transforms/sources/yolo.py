@@ -7,7 +7,6 @@ Source: `docs/en/datasets/segment/index.md` in the Ultralytics repository; `veri
 from __future__ import annotations
 
 import fnmatch
-import threading
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -18,7 +17,7 @@ from transforms import storage
 from transforms.records import Category, InputError, Problem, ReasonCode, problem
 from transforms.sources.geometry import polygon
 from transforms.sources.mask_files import image_size
-from transforms.sources.source import Context, Draft, Format, Piece, SourceImage
+from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, names_in
 
 MAX_YAML_BYTES = 1 << 20
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".mpo", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
@@ -26,8 +25,6 @@ LABELS, IMAGES = "labels", "images"
 _NO_LABELS = ("classes.txt", "labels.txt")
 _NO_LABELS_OUTSIDE = (*_NO_LABELS, "train.txt", "val.txt", "valid.txt", "test.txt", "notes.txt", "readme*", "autosplit_*")
 """Names of files that lie about in data sets, outside of folders called `labels`."""
-
-_one_at_a_time = threading.Lock()
 
 
 def parse(piece: Piece, context: Context) -> Iterator[SourceImage]:
@@ -76,8 +73,7 @@ def _image_of(labels: str, root: str) -> str | Problem:
         last = len(parts) - 1 - parts[::-1].index(LABELS)
         folders = ["/".join((*parts[:last], IMAGES, *parts[last + 1 :])), "/".join(parts[last + 1 :]), *folders]
     for folder in folders:
-        with _one_at_a_time:  # else all threads list the folder at once
-            names = _images_in(root, folder)
+        names = _images_in(storage.join(root, folder) if folder else root)
         if stem in names:
             return f"{folder}/{names[stem]}" if folder else names[stem]
     tried = " or ".join(repr(f"{folder}/{stem}".removeprefix("/")) for folder in folders)
@@ -85,11 +81,10 @@ def _image_of(labels: str, root: str) -> str | Problem:
 
 
 @lru_cache(maxsize=64)
-def _images_in(root: str, folder: str) -> Mapping[str, str]:
+def _images_in(folder: str) -> Mapping[str, str]:
     """Images directly in a folder by their names without extensions."""
-    files = storage.list_folder(storage.join(root, folder) if folder else root)
-    names = [PurePosixPath(storage.name_of(file.path)) for file in files]
-    return {name.stem: name.name for name in sorted(names, reverse=True) if name.suffix.lower() in EXTENSIONS}
+    names = map(PurePosixPath, sorted(names_in(folder), reverse=True))
+    return {name.stem: name.name for name in names if name.suffix.lower() in EXTENSIONS}
 
 
 def _add(draft: Draft, words: list[str], names: Mapping[int, str], height: int, width: int) -> None:
