@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from transforms.sources.source import Format
 
 COCO = "coco"
-PER_FILE = ("cvat", "jsonl", "label_studio", "labelme", "yolo")
+PER_FILE = ("cvat", "jsonl", "label_studio", "labelme", "via", "yolo")
 """Formats that `files.ReadFiles` reads, by the names of their modules."""
 NAMES = (COCO, *PER_FILE)
 
