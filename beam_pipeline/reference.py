@@ -148,7 +148,7 @@ def formats_page() -> str:
         "# Formats of annotations",
         "",
         "`maskbeam run --format NAME`; `--format auto` tells it from the files, and says which it took and why. For formats of",
-        "more than one file, `--annotations` is a folder: all files in it and below it are taken that are named as the table says.",
+        "more than one file, `--annotations` is a folder: all files in and below it are taken that are named as the table says.",
         "",
         "| `--format` | | files |",
         "|---|---|---|",
@@ -163,8 +163,9 @@ def formats_page() -> str:
         "",
         "In all but COCO's, images are known by their file names and classes by theirs. An image's id is then a hash of its",
         "file name, below 2^24, which stays when other images come or go; classes are numbered from 1 in the order of their",
-        "names, or of the format's own list. [preparation.md](preparation.md) has what can be done to any of them: classes kept, renamed and",
-        "merged, images scaled and cut into tiles. [data_sets.md](data_sets.md) lists real data sets that are run whole.",
+        "names, or of the format's own list. [preparation.md](preparation.md) has what can be done to any of them: classes",
+        "kept, renamed and merged, images scaled and cut into tiles. [data_sets.md](data_sets.md) lists real data sets that are",
+        "run whole.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 COCO, COCO_PANOPTIC = "coco", "coco_panoptic"
 PER_FILE = (
     "cityscapes",
+    "cvat",
     "jsonl",
+    "label_studio",
     "labelbox",
     "labelme",
     "mask_folders",
@@ -20,6 +22,8 @@ PER_FILE = (
     "pascal_voc",
     "sagemaker",
     "supervisely",
+    "via",
+    "yolo",
 )
 """Formats that `files.ReadFiles` reads, by the names of their modules."""
 OF_COCO = (COCO, COCO_PANOPTIC)

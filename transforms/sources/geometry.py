@@ -41,14 +41,23 @@ def rectangle(x0: float, y0: float, x1: float, y1: float) -> Ring:
     return [x0, y0, x1, y0, x1, y1, x0, y1]
 
 
+def turned(ring: Sequence[float], x: float, y: float, angle: float) -> Ring:
+    """A ring turned around x, y, clockwise (as seen, y pointing down) by `angle` radians."""
+    cosine, sine = math.cos(angle), math.sin(angle)
+    found: Ring = []
+    for across, down in zip(ring[0::2], ring[1::2], strict=True):
+        found += [x + (across - x) * cosine - (down - y) * sine, y + (across - x) * sine + (down - y) * cosine]
+    return found
+
+
 def ellipse(x: float, y: float, radius_x: float, radius_y: float, angle: float = 0) -> Ring:
     """An ellipse around x, y, turned clockwise (as seen, y pointing down) by `angle` radians.
 
     As many sides as it takes for none to be off by more than 0.05 pixels; 8 at least, and 512 at most.
     """
     longest = max(abs(radius_x), abs(radius_y))
-    flat = 0 < longest < math.inf and longest > _OFF
-    sides = math.ceil(math.pi / math.acos(1 - _OFF / longest)) if flat else 8
+    round_enough = not _OFF < longest < 1e9
+    sides = 8 if round_enough else math.ceil(math.pi / math.acos(1 - _OFF / longest))
     sides = min(max(4 * math.ceil(sides / 4), 8), 512)
     ring: Ring = []
     for step in range(sides):

@@ -102,12 +102,14 @@ def _text_of(key: bytes) -> str:
         return ""
 
 
-def cut_blocks(read: Callable[[int], bytes], keys: frozenset[str], name: str) -> Iterator[Block]:
+def cut_blocks(read: Callable[[int], bytes], keys: frozenset[str], name: str, largest: int | None = None) -> Iterator[Block]:
     """Cuts a JSON object, given by `read(n)` that gives its next n bytes at most, into blocks of the lists `keys`.
 
     Blocks are about `CHUNK_BYTES` long and may hold nothing but white space. Raises `InputError` (its message begins with
-    JSON_INVALID) where the file is no JSON object, ends early, nests deeper than `MAX_DEPTH`, or lacks one of the lists.
+    JSON_INVALID) where the file is no JSON object, ends early, nests deeper than `MAX_DEPTH`, lacks one of the lists, or has
+    an element of over `largest` bytes, `MAX_BLOCK_BYTES` if that is not given.
     """
+    largest = largest or MAX_BLOCK_BYTES
 
     def invalid(what: str) -> InputError:
         return InputError(f"JSON_INVALID: {name}: {what}")
@@ -167,8 +169,8 @@ def cut_blocks(read: Callable[[int], bytes], keys: frozenset[str], name: str) ->
                 end = int(ends[-1]) + 1
                 yield block_to(end)
                 block_start, block_crc32c = offset + end, 0
-            elif offset + len(chunk) - block_start > MAX_BLOCK_BYTES:
-                raise invalid(f"one element of {open_list!r} is longer than {MAX_BLOCK_BYTES} bytes")
+            elif offset + len(chunk) - block_start > largest:
+                raise invalid(f"one element of {open_list!r} is longer than {largest} bytes")
             block_crc32c = google_crc32c.extend(block_crc32c, chunk[max(block_start - offset, 0) :])
         offset += len(chunk)
     if not began:

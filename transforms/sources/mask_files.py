@@ -23,7 +23,6 @@ What = Literal["values", "alpha", "colours"]
 """`values` are as they are stored; `alpha`: how opaque a pixel is, if the file says so; `colours`: those of a palette, too."""
 _FORMATS = ("PNG", "TIFF", "BMP", "GIF", "PPM")
 _SIDEWAYS, _ORIENTATION = (5, 6, 7, 8), 0x0112
-_EXTENSIONS = (".jpg", ".png", ".jpeg", ".JPG", ".PNG", ".JPEG", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 MOST_IDS = 100_000
 
 
@@ -94,33 +93,20 @@ def empty() -> Problem:
     return problem(ReasonCode.EMPTY_MASK, "the mask has no pixel of it")
 
 
-def find_image(images: ImageFolder, stem: str) -> str | Problem:
-    """The file name of an image that is known without its extension; PATH_FORBIDDEN, IMAGE_MISSING."""
-    for extension in _EXTENSIONS:
-        path = images.locate(stem + extension)
-        if isinstance(path, Problem):
-            return path
-        if storage.exists(path):
-            return stem + extension
-    return problem(ReasonCode.IMAGE_MISSING, f"there is no {stem}.jpg, .png or the like in the image folder")
-
-
 def placed(mask: Ids, top: int, left: int, height: int, width: int) -> RunLengths:
-    """The run lengths, in an image of height × width pixels, of what is not 0 in a mask that lies at `top`, `left`.
+    """The run lengths of what is not 0 in a mask whose upper left pixel lies at `top`, `left` of an image of height × width.
 
-    What lies outside is left out. It takes as long as the mask is large, however large the image is.
+    What lies outside is left out. Only the mask is gone over, and not the image.
     """
-    inside = mask[max(-top, 0) : max(height - top, 0), max(-left, 0) : max(width - left, 0)] != 0
-    columns = np.zeros((inside.shape[1], inside.shape[0] + 2), np.int8)
-    columns[:, 1:-1] = inside.T
-    edges = np.diff(columns, axis=1)
-    first = max(left, 0) * height + max(top, 0)
-    starts, stops = (first + column * height + row for column, row in (np.nonzero(edges == 1), np.nonzero(edges == -1)))
-    apart = starts[1:] != stops[:-1]  # else a run goes on in the next column
-    bounds = np.stack(
-        (starts[np.append(True, apart)[: len(starts)]], stops[np.append(apart, True)[: len(stops)]]), axis=1
-    ).ravel()
-    runs = np.diff(bounds, prepend=0, append=height * width).astype(np.int64)
+    mask = mask[max(-top, 0) : max(height - top, 0), max(-left, 0) : max(width - left, 0)]
+    rows, columns = mask.shape
+    inside = np.zeros((columns, rows + 2), np.int8)  # a row before and one after, so that each column ends by itself
+    inside[:, 1:-1] = mask.T != 0
+    column, row = np.nonzero(np.diff(inside, axis=1))
+    edges = (max(left, 0) + column) * height + max(top, 0) + row
+    apart = np.diff(edges, prepend=-1, append=-1) != 0  # not so where a column is full, and the next goes on
+    edges = edges[apart[1:] & apart[:-1]]
+    runs = np.diff(edges, prepend=0, append=height * width).astype(np.int64)
     return RunLengths(height, width, run_lengths.encode_counts(runs if runs[-1] else runs[:-1]))
 
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from transforms import run_lengths, storage
 from transforms.records import Problem, RunLengths
-from transforms.sources.mask_files import check_shape, find_image, image_size, objects_of, read_ids
+from transforms.sources.image_names import find_image
+from transforms.sources.mask_files import check_shape, image_size, objects_of, read_ids
 from transforms.sources.source import Context, Draft, Format, Piece, SourceImage
 
 CATEGORY = "object"

@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from transforms import run_lengths, storage
 from transforms.records import Attributes, Box, InputError, Problem, ReasonCode, RunLengths, problem
-from transforms.sources.mask_files import Ids, check_size, find_image, image_size, objects_of, read_ids
+from transforms.sources.image_names import find_image
+from transforms.sources.mask_files import Ids, check_size, image_size, objects_of, read_ids
 from transforms.sources.source import Context, Draft, Format, Piece, SourceImage
 from transforms.sources.xml_files import flag_of, number_of, parse_xml, text_of
 
