@@ -17,6 +17,7 @@ from transforms.rasterize import rasterize_image
 from transforms.records import AnnotatedImage, Instance, RunLengths, pack
 from transforms.sources import format_of
 from transforms.sources.files import cut_pieces, find_pieces, folder_of
+from transforms.sources.once import forget
 from transforms.sources.source import Context, Piece, SourceImage
 
 
@@ -36,6 +37,7 @@ class Drawn(NamedTuple):
 
 def source_images(name: str, annotations: Path, images: Path | None = None, **context: Any) -> list[SourceImage]:
     """What a format makes of its files."""
+    forget()
     format_ = format_of(name)
     given = Context(folder_of(str(annotations)), ImageFolder(str(images or annotations)), **context)
     pieces = [piece for some in find_pieces(str(annotations), format_) for piece in some]
@@ -54,6 +56,7 @@ def parse_text(
     name: str, data: bytes | str, path: str = "/data/one.json", images: str = "/data", **context: Any
 ) -> list[SourceImage]:
     """What a format makes of one file's or block's bytes."""
+    forget()
     piece = Piece((path,), data.encode() if isinstance(data, str) else data)
     return list(format_of(name).parse(piece, Context(path.rpartition("/")[0], ImageFolder(images), **context)))
 

@@ -13,7 +13,8 @@ from sources import Drawn, all_drawn, by_file_name, run_format, source_images
 from test_end_to_end import read_back
 
 from transforms.records import Category, InputError
-from transforms.sources import source, yolo
+from transforms.sources import yolo
+from transforms.sources.once import forget
 from transforms.sources.source import Context
 
 HEIGHT, WIDTH = 40, 60
@@ -23,9 +24,7 @@ OTHER = [0.75, 0.5, 0.96, 0.55, 0.8, 0.95]
 
 @pytest.fixture(autouse=True)
 def _forget() -> None:
-    yolo.classes.cache_clear()
-    yolo._images_in.cache_clear()
-    source._listed.cache_clear()
+    forget()
 
 
 def line(index: object, numbers: list[float]) -> str:

@@ -23,6 +23,7 @@ from transforms.batches import BatchWriter, Packer
 from transforms.records import AnnotatedImage, Category, Census, InputError, Reject, pack
 from transforms.sources.annotations import Annotations, find_annotations, in_window, log_found
 from transforms.sources.numbering import MergeNames, Number, bucket_of, in_order_of_names, pack_source_images
+from transforms.sources.once import forget
 from transforms.sources.source import Context, Format, Piece, SourceImage
 
 PIECES_AT_ONCE = 32  # for one worker; a small file takes as long to hand on as to parse
@@ -94,6 +95,7 @@ class ParsePieces(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         garbage.look_rarely()
+        forget()
 
     def teardown(self) -> None:
         self.writer.close()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from functools import lru_cache
 
 from transforms import storage
 from transforms.images import ImageFolder
 from transforms.records import Problem, ReasonCode, problem
+from transforms.sources.once import once
 
 EXTENSIONS = (".jpg", ".png", ".jpeg", ".JPG", ".PNG", ".JPEG", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 """Of image files, in the order that they are looked for."""
@@ -20,7 +20,7 @@ def names_in(folder: str) -> frozenset[str]:
         return _listed(folder)
 
 
-@lru_cache(maxsize=64)
+@once
 def _listed(folder: str) -> frozenset[str]:
     return frozenset(storage.name_of(file.path) for file in storage.list_folder(folder))
 

@@ -11,7 +11,6 @@ import io
 import itertools
 import re
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import IO
 
 import msgspec
@@ -29,6 +28,7 @@ from transforms.records import (
     problem,
 )
 from transforms.sources.mask_files import image_size, read_ids
+from transforms.sources.once import once
 from transforms.sources.source import Context, Draft, Format, Piece, SourceImage
 
 SPLITS = ("train", "validation", "test")
@@ -102,7 +102,7 @@ def _table(file: IO[bytes], path: str) -> Iterator[list[str]]:
         raise InputError(f"FILE_INVALID: {path}: {error}") from None
 
 
-@lru_cache(maxsize=4)
+@once
 def class_names(folder: str) -> dict[str, str]:
     """Names by label, from the `*class-descriptions*.csv` in a folder and the folders in it; empty if there is none.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import NamedTuple
 from xml.etree.ElementTree import Element
@@ -21,6 +20,7 @@ from transforms import run_lengths, storage
 from transforms.records import Attributes, Box, InputError, Problem, ReasonCode, RunLengths, problem
 from transforms.sources.image_names import find_image
 from transforms.sources.mask_files import Ids, check_size, image_size, objects_of, read_ids
+from transforms.sources.once import once
 from transforms.sources.source import Context, Draft, Format, Piece, SourceImage
 from transforms.sources.xml_files import flag_of, number_of, parse_xml, text_of
 
@@ -287,7 +287,7 @@ def indices(ids: Ids, colours: tuple[int, ...]) -> Ids | Problem:
     return found
 
 
-@lru_cache(maxsize=16)
+@once
 def classes_of(root: str) -> Classes:
     """The classes of a tree, as `class_names.txt` (a line each) or `labelmap.txt` (name:r,g,b:…) in it says, or VOC's own.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from pathlib import PurePosixPath
 
 import yaml
@@ -18,6 +17,7 @@ from transforms.records import Category, InputError, Problem, ReasonCode, proble
 from transforms.sources.geometry import polygon
 from transforms.sources.image_names import names_in
 from transforms.sources.mask_files import image_size
+from transforms.sources.once import once
 from transforms.sources.source import Context, Draft, Format, Piece, SourceImage
 
 MAX_YAML_BYTES = 1 << 20
@@ -81,7 +81,7 @@ def _image_of(labels: str, root: str) -> str | Problem:
     return problem(ReasonCode.IMAGE_MISSING, f"there is no file {tried}, with {', '.join(EXTENSIONS)}, in the image folder")
 
 
-@lru_cache(maxsize=64)
+@once
 def _images_in(folder: str) -> Mapping[str, str]:
     """Images directly in a folder by their names without extensions."""
     names = map(PurePosixPath, sorted(names_in(folder), reverse=True))
@@ -129,7 +129,7 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-@lru_cache(maxsize=16)
+@once
 def classes(annotations: str) -> Mapping[int, str]:
     """The names of the classes by their numbers, from the folder of the annotations or up to two above it.
 
