@@ -35,13 +35,15 @@ def read_ids(path: str, max_pixels: int) -> Ids | Problem:
     return decode_ids(data, path, max_pixels)
 
 
-def decode_ids(data: bytes, name: str, max_pixels: int) -> Ids | Problem:
-    """The same of a file's bytes; `name` is for messages."""
+def decode_ids(data: bytes, name: str, max_pixels: int, alpha: bool = False) -> Ids | Problem:
+    """The same of a file's bytes; `name` is for messages. With `alpha`, how opaque each pixel is, if the file says so."""
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > max_pixels:
                 size = f"{image.height} × {image.width} (height × width)"
                 return problem(ReasonCode.PIXEL_LIMIT, f"the mask {name} is {size}, at most {max_pixels} pixels are read")
+            if alpha and image.has_transparency_data:
+                return np.asarray(image.convert("RGBA").getchannel("A"))
             # What is opaque or not says nothing of whose a pixel is.
             values = np.asarray(image.convert("RGB") if image.mode == "RGBA" else image)
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
