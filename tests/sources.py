@@ -14,7 +14,7 @@ from beam_pipeline.run import run
 from transforms import run_lengths
 from transforms.images import ImageFolder
 from transforms.rasterize import rasterize_image
-from transforms.records import AnnotatedImage, Instance, RunLengths
+from transforms.records import AnnotatedImage, Instance, RunLengths, pack
 from transforms.sources import format_of
 from transforms.sources.files import cut_pieces, find_pieces, folder_of
 from transforms.sources.source import Context, Piece, SourceImage
@@ -35,12 +35,18 @@ class Drawn(NamedTuple):
 
 
 def source_images(name: str, annotations: Path, images: Path | None = None, **context: Any) -> list[SourceImage]:
-    """What a format makes of its files; not for formats in tables."""
+    """What a format makes of its files."""
     format_ = format_of(name)
     given = Context(folder_of(str(annotations)), ImageFolder(str(images or annotations)), **context)
     pieces = [piece for some in find_pieces(str(annotations), format_) for piece in some]
     if format_.cut:
         pieces = [piece for some in cut_pieces(pieces, format_) for piece in some]
+    if format_.rows:
+        by_image: dict[str, list[bytes]] = {}
+        for piece in pieces:
+            for name, row in format_.rows(piece, given):
+                by_image.setdefault(name, []).append(row)
+        pieces = [Piece((name,), pack(sorted(found))) for name, found in sorted(by_image.items())]
     return [image for piece in pieces for image in format_.parse(piece, given)]
 
 
