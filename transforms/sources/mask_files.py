@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import struct
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,34 +19,37 @@ from transforms.records import Problem, ReasonCode, RunLengths, problem
 
 Ids = npt.NDArray[np.integer]
 """Shape (height, width): the value of each pixel; of a coloured file, R + 256·G + 65536·B."""
+What = Literal["values", "alpha", "colours"]
+"""`values` are as they are stored; `alpha`: how opaque a pixel is, if the file says so; `colours`: those of a palette, too."""
 _FORMATS = ("PNG", "TIFF", "BMP", "GIF", "PPM")
 _SIDEWAYS, _ORIENTATION = (5, 6, 7, 8), 0x0112
 _EXTENSIONS = (".jpg", ".png", ".jpeg", ".JPG", ".PNG", ".JPEG", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 MOST_IDS = 100_000
 
 
-def read_ids(path: str, max_pixels: int) -> Ids | Problem:
-    """The values of a mask file; MASK_MISSING, MASK_INVALID, PIXEL_LIMIT."""
+def read_ids(path: str, max_pixels: int, what: What = "values") -> Ids | Problem:
+    """The values of a mask file, or `what` of it; MASK_MISSING, MASK_INVALID, PIXEL_LIMIT."""
     try:
         data = storage.read_bytes(path)
     except Exception as error:
         if storage.is_missing(error):
             return problem(ReasonCode.MASK_MISSING, f"there is no mask file {path}")
         raise
-    return decode_ids(data, path, max_pixels)
+    return decode_ids(data, path, max_pixels, what)
 
 
-def decode_ids(data: bytes, name: str, max_pixels: int, alpha: bool = False) -> Ids | Problem:
-    """The same of a file's bytes; `name` is for messages. With `alpha`, how opaque each pixel is, if the file says so."""
+def decode_ids(data: bytes, name: str, max_pixels: int, what: What = "values") -> Ids | Problem:
+    """The same of a file's bytes; `name` is for messages."""
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > max_pixels:
                 size = f"{image.height} × {image.width} (height × width)"
                 return problem(ReasonCode.PIXEL_LIMIT, f"the mask {name} is {size}, at most {max_pixels} pixels are read")
-            if alpha and image.has_transparency_data:
+            if what == "alpha" and image.has_transparency_data:
                 return np.asarray(image.convert("RGBA").getchannel("A"))
             # What is opaque or not says nothing of whose a pixel is.
-            values = np.asarray(image.convert("RGB") if image.mode == "RGBA" else image)
+            in_colour = image.convert("RGBA").convert("RGB") if what == "colours" or image.mode == "RGBA" else image
+            values = np.asarray(in_colour)
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         return problem(ReasonCode.MASK_INVALID, f"the mask {name} can't be decoded: {error}")
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, TypeError, IndexError, KeyError, ArithmeticError) as error:

@@ -210,7 +210,7 @@ def _bitmap(raw: msgspec.Raw, height: int, width: int, max_pixels: int) -> RunLe
         png = zlib.decompressobj().decompress(data, MAX_PNG_BYTES)
     except zlib.error:  # it is none that is compressed once more
         png = data
-    mask = decode_ids(png, "in the annotation", max_pixels, alpha=True)
+    mask = decode_ids(png, "in the annotation", max_pixels, "alpha")
     if isinstance(mask, Problem):
         return mask
     whole = np.zeros((height, width), np.uint8)
