@@ -9,7 +9,18 @@ if TYPE_CHECKING:
     from transforms.sources.source import Format
 
 COCO, COCO_PANOPTIC = "coco", "coco_panoptic"
-PER_FILE = ("cityscapes", "jsonl", "labelme", "mask_folders", "open_images", "oxford_pets", "pascal_voc", "sagemaker", "supervisely")
+PER_FILE = (
+    "cityscapes",
+    "jsonl",
+    "labelbox",
+    "labelme",
+    "mask_folders",
+    "open_images",
+    "oxford_pets",
+    "pascal_voc",
+    "sagemaker",
+    "supervisely",
+)
 """Formats that `files.ReadFiles` reads, by the names of their modules."""
 OF_COCO = (COCO, COCO_PANOPTIC)
 """Formats that `coco.ReadCoco` reads."""
