@@ -17,6 +17,7 @@ from pycocotools import mask as cocomask
 from sources import by_file_name, drawn, parse_text, run_format, source_images
 from test_end_to_end import read_back
 
+from transforms import run_lengths
 from transforms.sources import format_of
 from transforms.sources.supervisely import MAX_PNG_BYTES
 
@@ -122,6 +123,21 @@ def test_a_bitmap_over_the_edge_is_cut() -> None:
     expected = np.zeros((HEIGHT, WIDTH), np.uint8)
     expected[:2, -1] = 1
     assert np.array_equal(one(bitmap(RING, [WIDTH - 1, -1])).masks, [expected])
+
+
+@pytest.mark.parametrize("size", [(3, 3), (1, 1), (HEIGHT, WIDTH), (HEIGHT, 5), (2, WIDTH), (HEIGHT + 4, WIDTH + 6)])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_bitmaps_of_any_size_and_anywhere(size: tuple[int, int], share: float) -> None:
+    random = np.random.default_rng(7)
+    for left, top in ((0, 0), (-2, -3), (WIDTH - 1, HEIGHT - 1), (20, 0), (0, HEIGHT - 2), (-1, 7)):
+        pixels = (random.random(size) < share).astype(np.uint8)
+        whole = np.zeros((4 * HEIGHT, 4 * WIDTH), np.uint8)
+        whole[HEIGHT + top : HEIGHT + top + size[0], WIDTH + left : WIDTH + left + size[1]] = pixels
+        expected = whole[HEIGHT : 2 * HEIGHT, WIDTH : 2 * WIDTH]
+        found = one(bitmap(pixels, [left, top]))
+        assert np.array_equal(found.masks, [expected] if expected.any() else np.zeros((0, HEIGHT, WIDTH)))
+        assert [instance.shape for instance in found.instances] == ([run_lengths.from_mask(expected)] if expected.any() else [])
+        assert len(found.rejects) == (not expected.any())
 
 
 def test_parts_of_a_multipolygon_may_lie_in_a_hole() -> None:

@@ -89,6 +89,25 @@ def empty() -> Problem:
     return problem(ReasonCode.EMPTY_MASK, "the mask has no pixel of it")
 
 
+def placed(mask: Ids, top: int, left: int, height: int, width: int) -> RunLengths:
+    """The run lengths, in an image of height × width pixels, of what is not 0 in a mask that lies at `top`, `left`.
+
+    What lies outside is left out. It takes as long as the mask is large, however large the image is.
+    """
+    inside = mask[max(-top, 0) : max(height - top, 0), max(-left, 0) : max(width - left, 0)] != 0
+    columns = np.zeros((inside.shape[1], inside.shape[0] + 2), np.int8)
+    columns[:, 1:-1] = inside.T
+    edges = np.diff(columns, axis=1)
+    first = max(left, 0) * height + max(top, 0)
+    starts, stops = (first + column * height + row for column, row in (np.nonzero(edges == 1), np.nonzero(edges == -1)))
+    apart = starts[1:] != stops[:-1]  # else a run goes on in the next column
+    bounds = np.stack(
+        (starts[np.append(True, apart)[: len(starts)]], stops[np.append(apart, True)[: len(stops)]]), axis=1
+    ).ravel()
+    runs = np.diff(bounds, prepend=0, append=height * width).astype(np.int64)
+    return RunLengths(height, width, run_lengths.encode_counts(runs if runs[-1] else runs[:-1]))
+
+
 def find_image(images: ImageFolder, stem: str) -> str | Problem:
     """The file name of an image that is known without its extension; PATH_FORBIDDEN, IMAGE_MISSING."""
     for extension in _EXTENSIONS:

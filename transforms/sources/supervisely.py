@@ -12,15 +12,13 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 import msgspec
-import numpy as np
 from pycocotools import mask as cocomask
 
-from transforms import run_lengths, storage
+from transforms import storage
 from transforms.rasterize import rasterize_polygons
 from transforms.records import Box, Problem, ReasonCode, RunLengths, Shape, problem
 from transforms.sources.geometry import Ring, polygon, ring_of
-from transforms.sources.labelme import Part, paint
-from transforms.sources.mask_files import decode_ids, empty
+from transforms.sources.mask_files import decode_ids, empty, placed
 from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, decode, field, has_keys
 
 MAX_PNG_BYTES = 64 << 20
@@ -213,10 +211,8 @@ def _bitmap(raw: msgspec.Raw, height: int, width: int, max_pixels: int) -> RunLe
     mask = decode_ids(png, "in the annotation", max_pixels, "alpha")
     if isinstance(mask, Problem):
         return mask
-    whole = np.zeros((height, width), np.uint8)
     left, top = bitmap.origin
-    paint(whole, Part(mask=mask, left=int(left), top=int(top)))
-    return run_lengths.from_mask(whole)
+    return placed(mask, int(top), int(left), height, width)
 
 
 def shape_of(figure: _Figure, height: int, width: int) -> Shape | Problem:
