@@ -174,6 +174,8 @@ def test_without_a_folder_of_masks_it_says_what_to_do() -> None:
         (mask(""), "FIELD_INVALID"),
         (mask("../masks/none"), "FIELD_INVALID"),
         (mask("x/../none"), "FIELD_INVALID"),
+        (mask("no\0ne"), "PATH_FORBIDDEN"),
+        (mask("n" * 300), "MASK_MISSING"),
         (mask("", "https://x/..%2Fmasks%2Fnone.png"), "FIELD_INVALID"),
         (mask("", "http://[x/none.png"), "FIELD_INVALID"),
         (part(url="https://x/missing.png"), "MASK_MISSING"),
@@ -214,7 +216,7 @@ LABEL = row(poly())["projects"]["p1"]["labels"][0]
     ],
 )
 def test_what_is_wrong_with_a_data_row_is_its_own(fields: Any, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labelbox, "read_ids", lambda *_: pytest.fail("nothing is read for an image that is not used"))
+    monkeypatch.setattr(labelbox, "read_ids_in", lambda *_: pytest.fail("nothing is read for an image that is not used"))
     bad, good = sources(row(mask(), part(), **fields), row(poly()), masks="/masks")
     assert bad.problem
     assert bad.problem.code == code

@@ -174,6 +174,9 @@ def test_classes_have_the_names_of_their_descriptions(tmp_path: Path, name: str)
         (mask("gs://bucket/good.png"), "FIELD_INVALID"),
         (mask(".."), "FIELD_INVALID"),
         (mask(""), "FIELD_INVALID"),
+        (mask("a\0.png"), "PATH_FORBIDDEN"),
+        (mask("a\\b.png"), "PATH_FORBIDDEN"),
+        (mask("a" * 300), "MASK_MISSING"),
         (mask("bad.png"), "MASK_INVALID"),
         (mask("large.png"), "PIXEL_LIMIT"),
         (mask("none.png"), "EMPTY_MASK"),
@@ -262,7 +265,20 @@ def test_the_fixtures_of_datumaro(real_data: Path) -> None:
     assert whole.box == pytest.approx((0.3 * 2, 0.2 * 8, 0.5 * 2, 8))
     assert only_box.box == pytest.approx((0, 0.7 * 5, 5, 0.8 * 5))
     assert only_box.attributes == Attributes(occluded=True, group_of=True)
-    assert not source_images("open_images", folder.parent / "v5/annotations", folder.parent / "v5/images")
+    with pytest.raises(InputError, match=r"there is no \*-bbox.csv or \*segmentation\*.csv"):
+        source_images("open_images", folder.parent / "v5/annotations")
+
+
+def test_tables_of_other_kinds_are_passed_over(tmp_path: Path) -> None:
+    write(tmp_path, (box(),))
+    (tmp_path / "annotations/segmentation_classes.csv").write_text("/m/1,Cat\n")
+    (tmp_path / "annotations/challenge-2019-train-segmentation-labels.csv").write_text("ImageID,LabelName,Confidence\na,/m/1,1\n")
+    (tmp_path / "annotations/challenge-2019-train-segmentation-bbox.csv").write_text(
+        "ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\na,/m/2,0.1,0.2,0.3,0.4,1\n"
+    )
+    found = one(tmp_path)
+    assert found.names == ["/m/1", "/m/2"]
+    assert found.instances[1].attributes == Attributes(group_of=True)
 
 
 def test_it_knows_its_files() -> None:

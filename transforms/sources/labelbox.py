@@ -12,11 +12,11 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 import numpy as np
 
-from transforms import run_lengths, storage
+from transforms import run_lengths
 from transforms.records import InputError, Problem, ReasonCode, RunLengths, Shape, problem
 from transforms.sources.geometry import polygon
 from transforms.sources.lines import cut_lines, lines_of
-from transforms.sources.mask_files import Ids, What, check_size, empty, image_size, read_ids
+from transforms.sources.mask_files import Ids, What, check_size, empty, image_size, read_ids_in
 from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, decode, field, has_keys
 
 
@@ -217,7 +217,7 @@ class _Masks:
 
     def _read(self, names: list[str], what: What = "values") -> Ids | Problem:
         """The first of some files that is there, of the image's size."""
-        names = [name for name in names if name.strip(".").count(".") and name[0] != "." and not set(name) & set("/\\\0")]
+        names = [name for name in names if "." in name[1:] and "/" not in name]
         if not names:
             return problem(ReasonCode.FIELD_INVALID, "the mask has no feature_id, nor an address that ends in a file name")
         folder = self.context.masks
@@ -225,7 +225,7 @@ class _Masks:
             message = f"the mask is an address that takes an API key: save it as {names[0]}, and name its folder as --masks"
             return problem(ReasonCode.MASK_MISSING, message)
         for name in names:
-            ids = read_ids(storage.join(folder, name), self.context.max_pixels, what)
+            ids = read_ids_in(folder, name, self.context.max_pixels, what)
             if not isinstance(ids, Problem):
                 return check_size(ids, self.height, self.width, name) or ids
             if ids.code != ReasonCode.MASK_MISSING.name:

@@ -5,6 +5,7 @@ Pillow gives the values themselves: the indices of a palette, all 16 bits. Tenso
 
 from __future__ import annotations
 
+import errno
 import io
 import struct
 from typing import Literal
@@ -31,10 +32,18 @@ def read_ids(path: str, max_pixels: int, what: What = "values") -> Ids | Problem
     try:
         data = storage.read_bytes(path)
     except Exception as error:
-        if storage.is_missing(error):
+        if storage.is_missing(error) or getattr(error, "errno", None) in (errno.ELOOP, errno.ENAMETOOLONG):
             return problem(ReasonCode.MASK_MISSING, f"there is no mask file {path}")
         raise
     return decode_ids(data, path, max_pixels, what)
+
+
+def read_ids_in(folder: str, name: str, max_pixels: int, what: What = "values") -> Ids | Problem:
+    """The same of a file with a name that stands in the annotations, relative to a folder, with `/`; PATH_FORBIDDEN too."""
+    path = ImageFolder(folder).locate(name)
+    if isinstance(path, Problem):
+        return problem(ReasonCode.PATH_FORBIDDEN, f"the name of the mask file, {name!r}, leads out of {folder}")
+    return read_ids(path, max_pixels, what)
 
 
 def decode_ids(data: bytes, name: str, max_pixels: int, what: What = "values") -> Ids | Problem:

@@ -27,7 +27,7 @@ from transforms.records import (
     pack,
     problem,
 )
-from transforms.sources.mask_files import image_size, read_ids
+from transforms.sources.mask_files import image_size, read_ids_in
 from transforms.sources.once import once
 from transforms.sources.source import Context, Draft, Format, Piece, SourceImage
 
@@ -96,6 +96,7 @@ def _table(file: IO[bytes], path: str) -> Iterator[list[str]]:
                 raise InputError(f"FILE_INVALID: {path}: a line is longer than {MAX_LINE} characters")
             yield line
 
+    csv.field_size_limit(MAX_LINE)  # of all of Python, and another format's parser may have set another
     try:
         yield from csv.reader(lines())
     except csv.Error as error:
@@ -223,33 +224,31 @@ def _attributes(row: Row) -> Attributes | Problem | None:
 def _mask(row: Row, height: int, width: int, context: Context) -> Shape | Problem:
     """An object's mask, at the image's size: most were drawn on a larger one."""
     name = row.mask_path or ""
-    if name in ("", ".", "..") or set(name) & set("/\\\0") or "://" in name:
+    if name in ("", ".", "..") or "/" in name:
         return problem(ReasonCode.FIELD_INVALID, f"MaskPath is {name!r}, expected the name of a file")
-    ids = None
-    for path in _mask_paths(name, row.split, context):
-        ids = read_ids(path, context.max_pixels)
+    for folder, below in itertools.product(_mask_folders(context), _parts_of_masks(name, row.split)):
+        ids = read_ids_in(folder, f"{below}/{name}", context.max_pixels)
         if not isinstance(ids, Problem):
             mask = (ids != 0).astype(np.uint8)
-            return run_lengths.from_mask(mask if mask.shape == (height, width) else run_lengths.nearest(mask, height, width))
+            at_size = mask if mask.shape == (height, width) else run_lengths.nearest(mask, height, width)
+            return run_lengths.from_mask(at_size)
         if ids.code != ReasonCode.MASK_MISSING.name:
             return ids
-    tried = context.masks or storage.join(context.annotations, "masks")
+    tried = " or ".join(_mask_folders(context))
     return problem(ReasonCode.MASK_MISSING, f"there is no mask file {name} in {tried}, nor in the folders in it")
 
 
-def _mask_paths(name: str, split: str, context: Context) -> Iterator[str]:
-    """Where a mask may lie: in one folder with all others, or as the parts of the data set are called that it comes in."""
+def _mask_folders(context: Context) -> list[str]:
+    """Where masks may lie: in the folder that is given, or in one of that name in that of the tables, or beside it."""
     if context.masks:
-        folders = [context.masks]
-    else:
-        above = storage.folder_of(context.annotations.rstrip("/"))
-        folders = [storage.join(context.annotations, "masks"), storage.join(above, "masks")]
-    for folder in folders:
-        yield storage.join(folder, name)
-        if split:
-            yield storage.join(folder, split, name)
-            yield storage.join(folder, f"{split}-masks-{name[0]}", name)
-        yield storage.join(folder, name[0].upper(), name)
+        return [context.masks]
+    above = storage.folder_of(context.annotations.rstrip("/"))
+    return [storage.join(context.annotations, "masks"), storage.join(above, "masks")]
+
+
+def _parts_of_masks(name: str, split: str) -> list[str]:
+    """The folders in there: none, or called like the parts that the data set comes in."""
+    return [".", *((split, f"{split}-masks-{name[0]}") if split else ()), name[0].upper()]
 
 
 def recognise(path: str, data: bytes) -> str | None:
@@ -263,7 +262,7 @@ def recognise(path: str, data: bytes) -> str | None:
 FORMAT = Format(
     name="open_images",
     title="Open Images V5 to V7: tables of boxes and masks",
-    files=("*.csv",),
+    files=("*-bbox.csv", "*segmentation*.csv", "detections.csv"),  # the last as FiftyOne calls it
     parse=parse,
     recognise=recognise,
     rows=rows,

@@ -14,7 +14,7 @@ import numpy as np
 from transforms import run_lengths, storage
 from transforms.records import InputError, Problem, ReasonCode, problem
 from transforms.sources.lines import cut_lines, lines_of
-from transforms.sources.mask_files import Ids, check_size, image_size, read_ids
+from transforms.sources.mask_files import Ids, check_size, image_size, read_ids_in
 from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, decode, field, has_keys
 
 BACKGROUND = "background"
@@ -186,9 +186,9 @@ def _mask(address: str, size: tuple[int, int], context: Context) -> Ids | Proble
     """The colours of the mask with an address in S3, of which there is a copy; the address itself is never opened."""
     folder = context.masks or context.annotations
     name = below(folder, address)
-    if not name or ".." in name.split("/"):
+    if not name:
         return problem(ReasonCode.FILE_INVALID, f"the address of the mask is {address!r}, expected s3://…/….png")
-    ids = read_ids(storage.join(folder, *name.split("/")), context.max_pixels, "colours")
+    ids = read_ids_in(folder, name, context.max_pixels, "colours")
     return ids if isinstance(ids, Problem) else check_size(ids, *size, name) or ids
 
 
