@@ -184,6 +184,29 @@ DATA_SETS = (
         f"{ASSETS}/cityscapes_dataset/dataset/leftImg8bit",
         Counts(4, 9, {"DROPPED_VOID": 5, "DROPPED_STUFF": 1}),
     ),
+    RealData(
+        "datumaro_assets, open_images v6",
+        "open_images",
+        f"{ASSETS}/open_images_dataset/v6",
+        f"{ASSETS}/open_images_dataset/v6/images",
+        Counts(2, 2, {}),
+    ),
+    RealData(
+        "datumaro_assets, cvat export_task",
+        "cvat",
+        f"{ASSETS}/cvat_dataset/for_images/export_task",
+        f"{ASSETS}/cvat_dataset/for_images/export_task/images",
+        Counts(2, 4, {"FIELD_INVALID": 1, "SHAPE_UNSUPPORTED": 2}),
+        "points, and an object without a label",
+    ),
+    RealData(
+        "datumaro_assets, cvat export_project",
+        "cvat",
+        f"{ASSETS}/cvat_dataset/for_images/export_project",
+        f"{ASSETS}/cvat_dataset/for_images/export_project/images",
+        Counts(6, 12, {"SHAPE_UNSUPPORTED": 6}),
+        "points",
+    ),
 )
 
 

@@ -49,6 +49,9 @@ def of_pycocotools(*rings: list[list[float]]) -> np.ndarray:
     return cocomask.decode(cocomask.merge(cocomask.frPyObjects(flat, HEIGHT, WIDTH)))
 
 
+HUGE_MASK = shape([[1, 1], [2, 2]], kind="mask", mask=png(np.ones((2, 2))))
+
+
 def test_a_polygon_is_drawn_as_pycocotools_draws_it() -> None:
     assert np.array_equal(one(shape(TRIANGLE)).masks, [of_pycocotools(TRIANGLE)])
 
@@ -142,6 +145,7 @@ def test_drawn_and_painted_parts_do_not_mix() -> None:
         (b'{"shapes": []}', "FILE_INVALID"),
         (b'{"shapes": [], "imagePath": "\xff.jpg"}', "TEXT_INVALID"),
         (labelme(imageHeight=1_000_000, imageWidth=1_000_000).encode(), "DIM_LIMIT"),
+        (labelme(HUGE_MASK, imageHeight=2_000_000, imageWidth=2_000_000).encode(), "DIM_LIMIT"),
         (labelme(imageHeight=-3).encode(), "DIM_LIMIT"),
         (labelme(imageHeight=None).encode(), "IMAGE_MISSING"),
     ],

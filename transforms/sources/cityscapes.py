@@ -17,7 +17,7 @@ from transforms.rasterize import Limits, cover, rasterize_polygons
 from transforms.records import Instance, Problem, ReasonCode, RunLengths, Shape, problem
 from transforms.sources.geometry import polygon, ring_of
 from transforms.sources.mask_files import objects_of, read_ids
-from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, decode, field, has_keys
+from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, check_pixels, decode, field, has_keys
 
 VOID = ("unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground")
 STUFF = (
@@ -124,13 +124,11 @@ def _of_polygons(data: bytes, draft: Draft, context: Context) -> SourceImage:
 
 def _too_large(file: _File, max_pixels: int) -> Problem | None:
     """What keeps polygons from being drawn at all; DIM_LIMIT, INSTANCE_LIMIT."""
-    height, width, most = file.height, file.width, Limits().instances
-    if height < 1 or width < 1 or height * width > max_pixels:
-        message = f"the image is {height} × {width} (height × width), at most {max_pixels} pixels are read"
-        return problem(ReasonCode.DIM_LIMIT, message)
-    if len(file.objects) > most:
-        return problem(ReasonCode.INSTANCE_LIMIT, f"the image has {len(file.objects)} objects, at most {most} are drawn")
-    return None
+    most = Limits().instances
+    wrong = check_pixels(file.height, file.width, max_pixels)
+    if not wrong and len(file.objects) > most:
+        wrong = problem(ReasonCode.INSTANCE_LIMIT, f"the image has {len(file.objects)} objects, at most {most} are drawn")
+    return wrong
 
 
 def _drawn(raw: msgspec.Raw, height: int, width: int) -> _Drawn | Problem:

@@ -32,6 +32,7 @@ from transforms.records import (
     problem,
 )
 from transforms.sources.outlines import pack_outlines
+from transforms.sources.source import check_pixels
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _OUTLINES_AT_ONCE = 200
@@ -375,11 +376,7 @@ def _image_problem(fields: dict[str, Any], max_pixels: int) -> Problem | None:
     for side, value in (("height", height), ("width", width)):
         if not is_int(value):
             return _field(side, value, "a number of pixels")
-    if height < 1 or width < 1 or height * width > max_pixels:
-        return problem(
-            ReasonCode.DIM_LIMIT, f"the image is {height} × {width} (height × width), at most {max_pixels} pixels are read"
-        )
-    return None
+    return check_pixels(height, width, max_pixels)
 
 
 def _no_constant(name: str) -> None:

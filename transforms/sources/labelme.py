@@ -18,7 +18,7 @@ from transforms.images import embedded_image
 from transforms.records import ImageExtras, Problem, ReasonCode, Shape, problem
 from transforms.sources.geometry import Ring, ellipse, polygon, rectangle, ring_of
 from transforms.sources.mask_files import Ids, decode_ids, image_size, size_of_image
-from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, decode, field, has_keys
+from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, check_pixels, decode, field, has_keys
 
 VOID = ("__ignore__", "_background_")
 """LabelMe's labels for what belongs to no object."""
@@ -80,7 +80,7 @@ def parse(piece: Piece, context: Context) -> Iterator[SourceImage]:
         if label in VOID:
             draft.reject(problem(ReasonCode.DROPPED_VOID, f"it is labelled {label}"))
         else:
-            draft.add(label, joined(parts, *size))
+            draft.add(label, check_pixels(*size, context.max_pixels) or joined(parts, *size))
     yield draft.done(*size, context.max_pixels, ImageExtras(embedded=path) if embedded else None)
 
 

@@ -97,14 +97,20 @@ class Draft:
 
     def done(self, height: int, width: int, max_pixels: int, extras: ImageExtras | None = None) -> SourceImage:
         """The image, of height × width pixels as annotated; DIM_LIMIT where that is none, or are over `max_pixels`."""
-        if height < 1 or width < 1 or height * width > max_pixels:
-            message = f"the image is {height} × {width} (height × width), at most {max_pixels} pixels are read"
-            return self.fail(problem(ReasonCode.DIM_LIMIT, message))
-        return self._done(height, width, extras, None)
+        wrong = check_pixels(height, width, max_pixels)
+        return self.fail(wrong) if wrong else self._done(height, width, extras, None)
 
     def _done(self, height: int, width: int, extras: ImageExtras | None, why: Problem | None) -> SourceImage:
         image = AnnotatedImage(0, self.file_name, height, width, tuple(self._instances), extras)
         return SourceImage(image, tuple(self._names), tuple(self._rejects), why)
+
+
+def check_pixels(height: int, width: int, max_pixels: int) -> Problem | None:
+    """DIM_LIMIT unless an image has 1 to `max_pixels` pixels; to be asked before anything of its size is made."""
+    if height >= 1 and width >= 1 and height * width <= max_pixels:
+        return None
+    message = f"the image is {height} × {width} (height × width), at most {max_pixels} pixels are read"
+    return problem(ReasonCode.DIM_LIMIT, message)
 
 
 class Piece(NamedTuple):
