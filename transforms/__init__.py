@@ -3,7 +3,10 @@
 | step | file | transform |
 |---|---|---|
 | read | sources/ | `ReadCoco`, `ReadFiles` → `Annotations` |
+| select | categories.py | `SelectCategories` |
+| scale | views.py | `ScaleImages` |
 | rasterize | rasterize.py | `Rasterize` → `Rasterized` |
+| cut | views.py | `CutTiles` |
 | assign | sharding.py | `PlanShards`, `AssignShards` |
 | write | shards.py | `WriteShards` → `Written` |
 | summarize | statistics.py | `MergeStatistics`, `MergeCensus` |
@@ -15,6 +18,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from transforms.categories import CategoryRules as CategoryRules
+    from transforms.categories import SelectCategories as SelectCategories
     from transforms.rasterize import Drops as Drops
     from transforms.rasterize import Limits as Limits
     from transforms.rasterize import Rasterize as Rasterize
@@ -37,8 +42,15 @@ if TYPE_CHECKING:
     from transforms.sources.coco import ReadCoco as ReadCoco
     from transforms.sources.files import ReadFiles as ReadFiles
     from transforms.statistics import MergeStatistics as MergeStatistics
+    from transforms.views import CutTiles as CutTiles
+    from transforms.views import ScaleImages as ScaleImages
+    from transforms.views import Tiles as Tiles
 
 _HOMES = {
+    "categories": (
+        "CategoryRules",
+        "SelectCategories",
+    ),
     "rasterize": (
         "Drops",
         "Limits",
@@ -69,6 +81,11 @@ _HOMES = {
     "sources.coco": ("ReadCoco",),
     "sources.files": ("ReadFiles",),
     "statistics": ("MergeStatistics",),
+    "views": (
+        "CutTiles",
+        "ScaleImages",
+        "Tiles",
+    ),
 }
 __all__ = sorted(name for names in _HOMES.values() for name in names)  # noqa: PLE0605 - derived from the table above
 
