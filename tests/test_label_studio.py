@@ -16,8 +16,11 @@ from pycocotools import mask as cocomask
 from sources import Drawn, by_file_name, drawn, parse_text, run_format, source_images
 from test_end_to_end import read_back
 
+from transforms import storage
+from transforms.images import ImageFolder
 from transforms.records import InputError, Problem
 from transforms.sources.label_studio import FORMAT, cut_tasks, decode_rle
+from transforms.sources.source import is_there
 
 HEIGHT, WIDTH = 40, 60
 TRIANGLE = [[5.0, 10.0], [70.0, 21.25], [33.75, 82.5]]
@@ -281,6 +284,25 @@ def test_the_image_is_found(image: str, there: str, expected: str, tmp_path: Pat
     given = json.dumps([task(shape(TRIANGLE), image=image, file_upload="e97d4735-b.jpg")])
     (source,) = parse_text("label_studio", given, images=str(tmp_path))
     assert source.image.file_name == expected
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_what_is_there_lies_in_the_image_folder(local: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[str] = []
+
+    def list_folder(folder: str) -> list[storage.StoredFile]:
+        listed.append(folder)
+        return [storage.StoredFile(str(path), 0) for path in Path(folder).iterdir() if path.is_file()]
+
+    (tmp_path / "images/sub").mkdir(parents=True)
+    for name in ("a.jpg", "images/a.jpg", "images/sub/b.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    folder = ImageFolder(str(tmp_path / "images"))
+    monkeypatch.setattr(storage, "is_local", lambda path: local)
+    monkeypatch.setattr(storage, "list_folder", list_folder)
+    names = ("a.jpg", "sub/b.jpg", "b.jpg", "sub/a.jpg", "../a.jpg", "", ".", "/")
+    assert [name for name in names if is_there(folder, name)] == ["a.jpg", "sub/b.jpg"]
+    assert listed == ([] if local else [str(tmp_path / "images"), str(tmp_path / "images/sub")])
 
 
 def test_the_image_may_have_another_name() -> None:

@@ -6,6 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+import test_cvat as cvat
+import test_label_studio as label_studio
+import test_via as via
+import test_yolo as yolo
 from conftest import Data
 from sources import run_format
 from test_labelme import TRIANGLE, labelme, shape
@@ -29,6 +33,11 @@ def write(folder: Path, files: dict[str, str]) -> str:
     [
         ({"a.jsonl": JSONL}, "jsonl"),
         ({"sub/a.json": labelme(shape(TRIANGLE)), "photo.jpg": "?"}, "labelme"),
+        ({"annotations.xml": cvat.document(cvat.image()), "images/a.jpg": "?"}, "cvat"),
+        ({"export.json": json.dumps([label_studio.task(label_studio.shape(TRIANGLE))])}, "label_studio"),
+        ({"via.json": via.as_project(via.entry(via.polygon(via.TRIANGLE)))}, "via"),
+        ({"train/via.csv": via.as_csv(via.entry(via.polygon(via.TRIANGLE))), "train/a.jpg": "?"}, "via"),
+        ({"labels/train/a.txt": yolo.line(1, yolo.TRIANGLE), "data.yaml": "names: [cat]", "README.txt": "x"}, "yolo"),
         ({"a.json": json.dumps(LISTS)}, "coco"),
         ({"a.json": "\ufeff\n " + json.dumps(LISTS, indent=1)}, "coco"),
         ({"a.json": json.dumps(LISTS | {"annotations": [{"segments_info": []}]})}, "coco_panoptic"),

@@ -192,6 +192,8 @@ def test_what_is_wrong_with_a_row_is_its_own(tmp_path: Path) -> None:
     [
         ({"size": 3, "regions": []}, "FILE_INVALID"),
         ({"filename": "one.jpg", "regions": 5}, "FILE_INVALID"),
+        (entry(polygon(TRIANGLE), name=""), "FILE_INVALID"),
+        (entry(polygon(TRIANGLE), name="."), "IMAGE_MISSING"),
         (entry(polygon(TRIANGLE), name="gone.jpg"), "IMAGE_MISSING"),
         (entry(polygon(TRIANGLE), name="via.json"), "IMAGE_CORRUPT"),
         (entry(polygon(TRIANGLE), name="../../etc/passwd"), "PATH_FORBIDDEN"),

@@ -114,7 +114,7 @@ def test_what_is_wrong_with_a_line_is_its_own(bad: str, code: str, tmp_path: Pat
 
 
 def test_what_is_wrong_with_a_file_is_its_images(tmp_path: Path) -> None:
-    data_set(tmp_path, line(0, TRIANGLE) + " \xff".encode("latin-1").decode("latin-1"))
+    data_set(tmp_path, line(0, TRIANGLE))
     (tmp_path / "labels/train/bad.txt").write_bytes(b"0 \xff\xff")
     picture(tmp_path / "images/train/bad.png")
     (tmp_path / "labels/train/broken.txt").write_text(line(0, TRIANGLE))

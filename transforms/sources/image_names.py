@@ -26,9 +26,14 @@ def _listed(folder: str) -> frozenset[str]:
 
 
 def is_there(images: ImageFolder, file_name: str) -> bool:
-    """Whether there is an image of this name, for formats that leave open which of several it is."""
+    """Whether there is an image of this name, for formats that leave open which of several it is.
+
+    In buckets, by a list of its folder: to ask for each image would take longer than to read its annotations.
+    """
     path = images.locate(file_name)
-    return not isinstance(path, Problem) and storage.name_of(path) in names_in(storage.folder_of(path))
+    if isinstance(path, Problem) or storage.join(path, "") == storage.join(images.root, ""):
+        return False
+    return storage.exists(path) if storage.is_local(path) else storage.name_of(path) in names_in(storage.folder_of(path))
 
 
 def find_image(images: ImageFolder, stem: str) -> str | Problem:
@@ -36,8 +41,7 @@ def find_image(images: ImageFolder, stem: str) -> str | Problem:
     path = images.locate(stem)
     if isinstance(path, Problem):
         return path
-    names = names_in(storage.folder_of(path))
     for extension in EXTENSIONS:
-        if storage.name_of(path) + extension in names:
+        if is_there(images, stem + extension):
             return stem + extension
     return problem(ReasonCode.IMAGE_MISSING, f"there is no {stem}.jpg, .png or the like in the image folder")

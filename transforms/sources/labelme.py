@@ -58,7 +58,7 @@ def parse(piece: Piece, context: Context) -> Iterator[SourceImage]:
     """The image of a file. Shapes of the same label and `group_id` are parts of one object."""
     path = piece.paths[0]
     data = piece.read()
-    file = decode(_file, data)
+    file = decode(_file, data.removeprefix(b"\xef\xbb\xbf"))
     if isinstance(file, Problem):
         yield Draft(context.relative(path)).fail(file)
         return

@@ -193,6 +193,9 @@ def parse(piece: Piece, context: Context) -> Iterator[SourceImage]:
         if isinstance(entry, Problem):
             yield Draft("").fail(entry)
             continue
+        if not entry.filename:
+            yield Draft("").fail(problem(ReasonCode.FILE_INVALID, "the entry has an empty filename"))
+            continue
         draft = Draft(_file_name(entry.filename, piece.paths[0], context))
         size = image_size(context.images, draft.file_name)
         if isinstance(size, Problem):
