@@ -19,8 +19,8 @@ from test_end_to_end import read_back
 from transforms import storage
 from transforms.images import ImageFolder
 from transforms.records import InputError, Problem
+from transforms.sources.image_names import is_there
 from transforms.sources.label_studio import FORMAT, cut_tasks, decode_rle
-from transforms.sources.source import is_there
 
 HEIGHT, WIDTH = 40, 60
 TRIANGLE = [[5.0, 10.0], [70.0, 21.25], [33.75, 82.5]]
