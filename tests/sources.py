@@ -81,7 +81,7 @@ def all_drawn(name: str, annotations: Path, images: Path | None = None, **contex
     return {one.image.file_name: drawn(one) for one in source_images(name, annotations, images, **context)}
 
 
-def run_format(name: str, annotations: Path, images: Path, output: Path, **options: Any) -> dict[str, Any]:
+def run_format(name: str, annotations: Path | str, images: Path | str, output: Path | str, **options: Any) -> dict[str, Any]:
     """A whole run; its manifest."""
     paths = {"annotations": str(annotations), "images": str(images), "output": str(output)}
     outcome = run(RunOptions(format=name, **paths, **options), [])
