@@ -303,6 +303,9 @@ def test_a_run_of_tiles_of_scaled_images(drawing: Data, tmp_path: Path) -> None:
     for record in records.values():
         splits.setdefault(int(record["image/source_id"]) // MOST_TILES, set()).add(record["shard"])
     assert all(len(shards) == 1 for shards in splits.values())
+    found = [split["fixes"] for split in json.loads((tmp_path / "out/statistics.json").read_text()).values()]
+    for fix in ("IMAGE_SCALED", "IMAGE_TILED"):
+        assert sum(fixes.get(fix, 0) for fixes in found) == len(records)
     before = digests(tmp_path / "out")
     again = {"num_shards": "2", "resume": True, **options}
     run_format("coco", drawing.annotations, drawing.images, tmp_path / "out", **again)
