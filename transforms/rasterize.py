@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, Literal, NamedTuple, get_args
 
 import apache_beam as beam
@@ -166,17 +165,23 @@ def cover(instances: Sequence[Instance], height: int, width: int) -> list[Instan
 
     All have gone through `rasterize`. One that loses something loses its box and area, too, which were of all of it.
     """
-    found: dict[int, Instance | Problem] = {}
-    above: Any = None  # the union of all higher layers
-    for _, same in groupby(sorted(range(len(instances)), key=lambda at: -instances[at].layer), lambda at: instances[at].layer):
-        layer = list(same)
-        for at in layer:
-            one = instances[at]
-            found[at] = one if above is None or not isinstance(one.shape, RunLengths) else _without(one, one.shape, above)
-        masks = [shape for at in layer if isinstance(shape := instances[at].shape, RunLengths)]
-        parts = [{"size": [height, width], "counts": mask.counts} for mask in masks]
-        above = _union([*parts, above] if above else parts) if parts or above else None
-    return [found[at] for at in range(len(instances))]
+    drawn = [one.shape for one in instances if isinstance(one.shape, RunLengths)]
+    if not drawn:
+        return list(instances)
+    masks = [{"size": [height, width], "counts": mask.counts} for mask in drawn]
+    layers = np.array([one.layer for one in instances if isinstance(one.shape, RunLengths)])
+    x, y, across, down = cocomask.toBbox(masks).T
+    found: list[Instance | Problem] = []
+    place = 0
+    for one in instances:
+        if not isinstance(one.shape, RunLengths):
+            found.append(one)
+            continue
+        near = (x < x[place] + across[place]) & (x[place] < x + across) & (y < y[place] + down[place]) & (y[place] < y + down)
+        above = [masks[at] for at in np.flatnonzero(near & (layers > layers[place]))]
+        found.append(_without(one, one.shape, _union(above)) if above else one)
+        place += 1
+    return found
 
 
 def _without(instance: Instance, mask: RunLengths, above: Any) -> Instance | Problem:
