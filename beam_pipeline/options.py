@@ -280,7 +280,7 @@ class RunOptions:
     )
     tile_min_share: float = option(
         "Scaling and tiles",
-        "leave out what of an object lies on a tile where it is a smaller share of the object, or of the tile if that is smaller",
+        "leave out what of an object lies on a tile where it is a smaller share than this of its largest part on any tile",
         default=0.1,
         metavar="SHARE",
         parse=_fraction,

@@ -149,6 +149,7 @@ def formats_page() -> str:
         "",
         "`maskbeam run --format NAME`; `--format auto` tells it from the files, and says which it took and why. For formats of",
         "more than one file, `--annotations` is a folder: all files in and below it are taken that are named as the table says.",
+        "Links to folders are not followed.",
         "",
         "| `--format` | | files |",
         "|---|---|---|",

@@ -56,6 +56,11 @@ def test_a_class_that_there_is_not_is_told(rules: CategoryRules, message: str) -
     assert message in str(told.value)
 
 
+def test_an_id_of_two_names_is_told() -> None:
+    with pytest.raises(InputError, match="the category id 1 stands for 'a' and 'b'"):
+        select([Category(1, "b"), Category(1, "a")], CategoryRules(keep=["a"]))
+
+
 def test_instances_follow_and_what_is_left_out_is_a_reject() -> None:
     instances = tuple(Instance(place, at, (0, 0, 1, 1), None, False, None) for place, at in enumerate((1, 9, 6), start=1))
     extras = ImageExtras(neg_category_ids=(9, 1, 6), not_exhaustive_category_ids=None)
@@ -73,6 +78,7 @@ def test_instances_follow_and_what_is_left_out_is_a_reject() -> None:
         ("- cat", "Expected `object"),
         ("only: [cat]", "unknown field `only`"),
         ("rename: {1: cat}", "Expected `str`"),
+        ("rename: {cat: ''}", "a class would have no name"),
         ("keep: [cat", "expected ',' or ']'"),
         ("keep: [cat]\ndrop: [dog]", "give one of them"),
         ("\xff\xfe\x00", "expected rename"),

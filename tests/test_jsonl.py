@@ -16,7 +16,9 @@ from test_end_to_end import read_back
 
 from beam_pipeline.reference import jsonl_schema
 from beam_pipeline.verify import verify
-from transforms.records import Attributes, InputError
+from transforms import run_lengths
+from transforms.rasterize import Drops, rasterize_image
+from transforms.records import Attributes, InputError, RunLengths
 from transforms.sources.jsonl import FORMAT
 from transforms.sources.lines import BLOCK_BYTES, cut_lines
 
@@ -75,6 +77,17 @@ def test_higher_layers_cover_lower_ones() -> None:
     assert np.array_equal(found.masks, [of_pycocotools(HOLE), *[of_pycocotools(RING) & ~of_pycocotools(HOLE)] * 2])
     assert found.instances[1].area is None
     assert one(above | {"polygons": [RING]}, below).rejects == {2: "EMPTY_MASK"}
+
+
+def test_what_is_left_out_covers_others_all_the_same() -> None:
+    below, above = {"category": "cat", "polygons": [RING]}, {"category": "dog", "polygons": [HOLE], "layer": 1, "iscrowd": 1}
+    (source,) = parse_text("jsonl", line(below, above))
+    kept, rejects = rasterize_image(source.image, drops=Drops(crowds=True))
+    assert kept is not None
+    assert [(reject.annotation_id, reject.reason) for reject in rejects] == [(2, "DROPPED_CROWD")]
+    (instance,) = kept.instances
+    assert isinstance(instance.shape, RunLengths)
+    assert np.array_equal(run_lengths.to_mask(instance.shape), of_pycocotools(RING) & ~of_pycocotools(HOLE))
 
 
 def test_what_else_is_said_of_an_object() -> None:

@@ -43,6 +43,16 @@ def test_category_ids_are_those_of_the_label_map(category_ids: str, expected: li
     assert verify(str(tmp_path / "out")) == []
 
 
+def test_resume_writes_anew_what_says_other_ids(tmp_path: Path, tf: Any) -> None:
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    image = {"id": 1, "file_name": "a.png", "height": 20, "width": 30, "neg_category_ids": [5]}
+    for ids, expected in (((1, 5), [2]), ((1, 3, 5), [3])):
+        data = {"images": [image], "annotations": [], "categories": [{"id": one, "name": str(one)} for one in ids]}
+        (tmp_path / "lvis.json").write_text(json.dumps(data))
+        run_format("coco", tmp_path / "lvis.json", tmp_path, tmp_path / "out", category_ids="contiguous", resume=True)
+        assert image_lists(tmp_path / "out", tf) == {1: (expected, None)}
+
+
 def test_a_hundred_images_of_lvis(real_data: Path, tmp_path: Path, tf: Any) -> None:
     path = real_data / "lvis_val_100/data/lvis_val_100.json"
     source = json.loads(path.read_text())

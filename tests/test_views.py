@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zlib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,13 @@ def test_tiles_of_an_image_stay_in_its_split_and_shard_one_after_the_other() -> 
     assert sum(before != after for before, after in pairwise(in_order)) == 28
 
 
+def test_tiles_stay_together_by_a_part_of_the_file_name() -> None:
+    splits = Splits((("train", 0.5), ("val", 0.5)), r"([^/]+)\.png$")
+    for image_id in range(1, 20):
+        tiles, _ = cut_tiles(drawn(image(Polygons.pack([RING]), image_id=image_id, file_name=f"{image_id}.png")), Tiles(30, 30))
+        assert len({splits.of(tile) for tile in tiles}) == 1
+
+
 def test_slivers_are_dropped_and_large_objects_are_not() -> None:
     large = np.ones((HEIGHT, WIDTH), np.uint8)
     small = np.zeros_like(large)
@@ -195,6 +203,14 @@ def test_a_whole_object_keeps_its_box_and_area_and_a_part_does_not() -> None:
     (whole,), (part,) = tiles[0].instances, tiles[1].instances
     assert (whole.box, whole.area, whole.is_crowd) == ((4.5, 19.5, 15.5, 40.5), 222.0, True)
     assert (part.box, part.area, part.is_crowd) == ((5, 0, 15, 10), None, True)
+
+
+def test_what_is_longer_than_any_tile_is_kept() -> None:
+    road = np.zeros((HEIGHT, WIDTH), np.uint8)
+    road[30] = 1
+    tiles, rejects = cut_tiles(drawn(image(run_lengths.from_mask(road))), Tiles(6, 6, 0, 0.5))
+    assert rejects == []
+    assert sum(len(tile.instances) for tile in tiles) == WIDTH // 6
 
 
 def test_boxes_without_masks_are_cut_too() -> None:
@@ -324,6 +340,31 @@ def test_scaled_jpegs_stay_jpegs(demo_data: Data, tmp_path: Path) -> None:
     kinds = {record["image/encoded"][:3] for record in records}
     assert kinds == {b"\xff\xd8\xff", b"\x89PN"}
     assert verify(str(tmp_path / "out")) == []
+
+
+@pytest.mark.parametrize("options", [{"max_side": 50}, {"tile": "40x30", "tile_overlap": 8}])
+def test_a_png_that_is_cut_off_is_no_picture(drawing: Data, tmp_path: Path, options: dict[str, Any]) -> None:
+    data = json.loads(drawing.annotations.read_text())
+    data |= {key: data[key][:2] for key in ("images", "annotations")}
+    (tmp_path / "some.json").write_text(json.dumps(data))
+    (tmp_path / "2.png").write_bytes((drawing.images / "2.png").read_bytes())
+    (tmp_path / "1.png").write_bytes(half_of((drawing.images / "1.png").read_bytes()))
+    given = {"max_reject_fraction": 1.0, "check_images": "header", **options}
+    manifest = run_format("coco", tmp_path / "some.json", tmp_path, tmp_path / "out", **given)
+    assert manifest["images"]["written"] > 0
+    assert set(manifest["reasons"]["image"]) == {"IMAGE_CORRUPT"}
+
+
+def half_of(png: bytes) -> bytes:
+    """A PNG that announces twice the rows that it has, and is sound otherwise."""
+    with Image.open(io.BytesIO(png)) as whole:
+        upper = whole.crop((0, 0, whole.width, whole.height // 2))
+        file = io.BytesIO()
+        upper.save(file, "PNG")
+        data = bytearray(file.getvalue())
+        data[20:24] = whole.height.to_bytes(4, "big")
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    return bytes(data)
 
 
 def test_an_overlap_as_large_as_a_tile_is_refused(drawing: Data, tmp_path: Path) -> None:

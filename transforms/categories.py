@@ -40,6 +40,8 @@ def read_rules(path: str) -> CategoryRules:
         raise InputError(f"--categories {path}: expected rename: {{old: new}}, keep: […] or drop: […]: {said}") from None
     if rules.keep is not None and rules.drop:
         raise InputError(f"--categories {path}: keep and drop are both there: what is not kept is dropped, give one of them")
+    if "" in rules.rename.values():
+        raise InputError(f"--categories {path}: rename: a class would have no name")
     return rules
 
 
@@ -55,6 +57,11 @@ def select(categories: Sequence[Category], rules: CategoryRules) -> Selection:
 
     Raises `InputError` where the rules name a class that there is not.
     """
+    of_id: dict[int, str] = {}
+    for category in sorted(categories):
+        if of_id.setdefault(category.category_id, category.name) != category.name:
+            both = f"{of_id[category.category_id]!r} and {category.name!r}"
+            raise InputError(f"the category id {category.category_id} stands for {both}: give each a number of its own")
     names = {category.name for category in categories}
     renamed = {name: rules.rename.get(name, name) for name in names}
     for option, given, known in (

@@ -236,10 +236,18 @@ def _optional_features(image: AnnotatedImage, labels: LabelMap) -> Iterator[tupl
         for name in ("difficult", "truncated", "occluded", "group_of", "depiction"):
             yield f"image/object/{name}", np.array([bool(one and getattr(one, name)) for one in attributes], np.int64)
         yield "image/object/view", [one.view.encode() if one else b"" for one in attributes]
+    for name, ids in of_lvis(image, labels).items():
+        yield f"image/{name}", np.array(ids, np.int64)
+
+
+def of_lvis(image: AnnotatedImage, labels: LabelMap) -> dict[str, list[int]]:
+    """What LVIS says of an image as a whole, by name, in label ids."""
+    found = {}
     for name in ("neg_category_ids", "not_exhaustive_category_ids"):
         ids = getattr(image.extras, name, None)
         if ids is not None:
-            yield f"image/{name}", np.array([labels.labels[one][0] for one in ids if one in labels.labels], np.int64)
+            found[name] = [labels.labels[one][0] for one in ids if one in labels.labels]
+    return found
 
 
 def area_of(instance: Instance, runs: Runs) -> float:

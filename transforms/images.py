@@ -50,12 +50,17 @@ READ_FORMATS = tuple(
 )
 """What Pillow may try; naming the plugins registers them. JPEG includes MPO. Everything but JPEG and PNG is converted."""
 
+DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, TypeError, IndexError, KeyError, ArithmeticError)
+"""What comes out of Pillow's plugins for damaged files."""
+JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+"""How files of theirs begin."""
+
 ImageCheck = Literal["full", "header"]
 """`full`: every file is decoded. `header`: only those that have to be converted or turned; of others, the pixels are trusted."""
 
 MAX_SCANS = 50  # of a progressive JPEG; encoders write some ten, and each of a few bytes goes over the whole image
 _WEBP_SHARE = 0.5  # of the pixels that others may have: Pillow's decoder holds a WebP three times over
-_ORIENTATION = 0x0112
+_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
 _UNREADABLE = ((4, b"ftyp"), (0, b"%!PS"), (0, b"\xff\x0a"), (4, b"JXL "), (4, b"jP  "), (0, b"\xff\x4f\xff\x51"))
 """Offset and bytes that tell pictures of formats outside the list (HEIC, AVIF, EPS, JPEG XL, JPEG 2000) from rubbish."""
 
@@ -102,7 +107,7 @@ class ImageFolder:
         if isinstance(path, Problem):
             return path
         try:
-            return self._too_odd(path, file_name) or storage.read_bytes(path, take)
+            return self.too_odd(path, file_name) or storage.read_bytes(path, take)
         except Exception as error:
             if storage.is_missing(error) or getattr(error, "errno", None) in (errno.ELOOP, errno.ENAMETOOLONG):
                 return problem(ReasonCode.IMAGE_MISSING, f"there is no file {file_name!r} in the image folder")
@@ -115,7 +120,7 @@ class ImageFolder:
             return embedded_image(storage.read_bytes(image.extras.embedded, take))
         return data
 
-    def _too_odd(self, path: str, file_name: str) -> Problem | None:
+    def too_odd(self, path: str, file_name: str) -> Problem | None:
         """What must not even be opened: a pipe, whose end may never come, and a file larger than memory."""
         if not storage.is_local(self.root):
             return None
@@ -213,7 +218,7 @@ def _check_jpeg(data: bytes) -> Problem | None:
     return _unreadable(data, "it has no end marker")
 
 
-def _check_png(data: bytes) -> Problem | None:
+def check_png(data: bytes) -> Problem | None:
     """What Pillow lets pass: a PNG that is cut off behind its pixels, or has a wrong checksum."""
     position = 8
     while position + 12 <= len(data):
@@ -240,7 +245,7 @@ def _png_pixels(data: bytes) -> bytes:
     return b"".join(pixels)
 
 
-def _check_png_rows(data: bytes) -> Problem | None:
+def check_png_rows(data: bytes) -> Problem | None:
     """Whether as many rows are there as the header says; of interlaced ones, Pillow has to judge."""
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
     if interlaced or colour not in _PNG_CHANNELS:
@@ -287,7 +292,7 @@ def check_image(data: bytes, height: int, width: int, max_pixels: int, check: Im
     Where the EXIF orientation is not upright and the annotations fit the upright image, the pixels are turned; else they are
     left alone. Codes: IMAGE_CORRUPT, IMAGE_UNSUPPORTED, PIXEL_LIMIT, DIM_MISMATCH.
     """
-    wrong = _check_jpeg(data) if data.startswith(b"\xff\xd8") else None
+    wrong = _check_jpeg(data) if data.startswith(JPEG) else None
     if wrong:
         return wrong
     try:
@@ -297,8 +302,31 @@ def check_image(data: bytes, height: int, width: int, max_pixels: int, check: Im
         return _unreadable(data, "unknown format")
     except Image.DecompressionBombError as error:
         return problem(ReasonCode.PIXEL_LIMIT, str(error))
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, TypeError, IndexError, KeyError, ArithmeticError) as error:
-        return _unreadable(data, str(error))  # all of these come out of Pillow's plugins for damaged files
+    except DAMAGED as error:
+        return _unreadable(data, str(error))
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8, of an image that is open, but not decoded: Pillow would decode a PNG to look for more."""
+    has_exif = "exif" in image.info or image.format in ("TIFF", "WEBP")
+    return int(image.getexif().get(_ORIENTATION, 1)) if has_exif else 1
+
+
+def size_of_image(data: bytes) -> tuple[int, int] | Problem:
+    """(height, width) of an image as people see it, upright by its EXIF orientation; its beginning will mostly do.
+
+    IMAGE_CORRUPT, IMAGE_UNSUPPORTED, PIXEL_LIMIT.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
+            upright = orientation_of(image) not in _SIDEWAYS or image.format == "TIFF"  # which Pillow has turned
+            return (image.height, image.width) if upright else (image.width, image.height)
+    except UnidentifiedImageError:
+        return _unreadable(data, "unknown format")
+    except Image.DecompressionBombError as error:
+        return problem(ReasonCode.PIXEL_LIMIT, str(error))
+    except DAMAGED as error:
+        return _unreadable(data, str(error))
 
 
 def _check_open(
@@ -311,7 +339,7 @@ def _check_open(
         found = f"{image.height} × {image.width} (height × width)"
         message = f"the image is a WebP of {found}, of which half of {max_pixels} pixels are read (--max_megapixels)"
         return problem(ReasonCode.PIXEL_LIMIT, message)
-    wrong = _check_png(data) if image.format == "PNG" else None
+    wrong = check_png(data) if image.format == "PNG" else None
     if wrong:
         return wrong
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
@@ -320,9 +348,8 @@ def _check_open(
         return problem(
             ReasonCode.IMAGE_UNSUPPORTED, f"the {image.format} has 32 bits a pixel, of which nobody says what is white"
         )
-    has_exif = "exif" in image.info or image.format in ("TIFF", "WEBP")
-    orientation = image.getexif().get(_ORIENTATION, 1) if has_exif else 1
-    sideways = orientation in (5, 6, 7, 8)
+    orientation = orientation_of(image)
+    sideways = orientation in _SIDEWAYS
     turned_by_pillow = image.format == "TIFF" and orientation in _TURNS
     size = image.height, image.width
     stored, upright = (size[::-1], size) if turned_by_pillow and sideways else (size, size[::-1] if sideways else size)
@@ -335,7 +362,7 @@ def _check_open(
     if orientation in _TURNS:
         fixes = ((Fix.IMAGE_TURNED if turn else Fix.IMAGE_NOT_TURNED).name, *fixes)
     if check != "header" or turn or not as_is:
-        wrong = _check_png_rows(data) if image.format == "PNG" else None
+        wrong = check_png_rows(data) if image.format == "PNG" else None
         if wrong:
             return wrong
         if as_is and not turn and image.format != "PNG":
@@ -367,7 +394,7 @@ def open_picture(checked: CheckedImage, view: View) -> Picture | Problem:
             size = view.scaled_width, view.scaled_height
             picture = image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
             return np.asarray(picture)
-    except (OSError, ValueError, SyntaxError) as error:
+    except DAMAGED as error:
         return _unreadable(checked.data, str(error))
 
 

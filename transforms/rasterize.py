@@ -316,15 +316,17 @@ def rasterize_image(
         else:
             kept.append(drawn)
 
+    layered = any(instance.layer for instance in image.instances)
     for instance in image.instances:
-        sort(
-            instance.annotation_id,
-            drops.why(instance) or rasterize(instance, image.height, image.width, boxes, limits.points),
-        )
-    if any(instance.layer for instance in kept):
+        why = drops.why(instance)
+        drawn: Instance | Problem | None = why
+        if why is None or layered:  # what is left out covers others all the same
+            drawn = rasterize(instance, image.height, image.width, boxes, limits.points)
+        sort(instance.annotation_id, why if why and isinstance(drawn, Problem) else drawn or instance)
+    if layered:
         all_of_it, kept = kept, []
         for instance, left in zip(all_of_it, cover(all_of_it, image.height, image.width), strict=True):
-            sort(instance.annotation_id, left)
+            sort(instance.annotation_id, drops.why(instance) or left)
     if drops.below_area:
         all_of_it, kept = kept, []
         for instance in all_of_it:

@@ -159,8 +159,8 @@ class ReasonCode(Enum):
         "nothing; with a smaller `--min_area` it is written",
     )
     DROPPED_SLIVER = (
-        "a part of an object on a tile that is a smaller share of it than --tile_min_share",
-        "nothing; the object is on other tiles, unless --tile_overlap is smaller than the object",
+        "what of an object lies on a tile, where it is less than --tile_min_share of the largest part of it on any tile",
+        "nothing; the largest part of the object is on another tile",
     )
     DROPPED_VOID = (
         "a region that the format marks as void, which belongs to no object",

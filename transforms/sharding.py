@@ -47,8 +47,9 @@ class Splits(NamedTuple):
         """
         key = str(image.source_id)
         if self.group_by:
-            found = re.search(self.group_by, image.file_name)
-            key = (found[1] if found.re.groups and found[1] is not None else found[0]) if found else image.file_name
+            name = image.view.file_name if image.view else image.file_name
+            found = re.search(self.group_by, name)
+            key = (found[1] if found.re.groups and found[1] is not None else found[0]) if found else name
         position = stable_hash(key, "split") / 2**64
         bound = 0.0
         for name, share in self.shares:

@@ -29,8 +29,8 @@ from transforms import counters, events, garbage, progress, run_lengths, storage
 from transforms.ahead import Take, ahead, read_ahead, take_at_once
 from transforms.claims import Claim
 from transforms.encode import MaskEncoding
-from transforms.examples import LabelMap, build_record
-from transforms.images import CheckedImage, ImageCheck, ImageFolder, check_image, open_picture, show
+from transforms.examples import LabelMap, build_record, of_lvis
+from transforms.images import JPEG, CheckedImage, ImageCheck, ImageFolder, check_image, open_picture, show
 from transforms.records import AnnotatedImage, Category, Problem, Reject, pack, reject_image
 from transforms.run_lengths import Runs
 from transforms.sharding import ShardKey, ShardPlan, in_order
@@ -123,7 +123,7 @@ class Fingerprint:
     def add(self, image: AnnotatedImage, labels: LabelMap, digest: bytes) -> None:
         """The next image of the shard; `digest` is of its file, or says why there is none."""
         named = [labels.labels[one.category_id] for one in image.instances]
-        self._hash.update(pack((image, named, digest)))
+        self._hash.update(pack((image, named, digest, of_lvis(image, labels))))
 
     def hex(self) -> str:
         """The fingerprint of what was added."""
@@ -220,7 +220,9 @@ def load_images(
         if isinstance(data, Problem):
             return [LoadedImage(data, file_digest(data), seconds)] * len(same)
         size = (view.file_height, view.file_width) if view else (image.height, image.width)
-        how: ImageCheck = "header" if view else options.check_images  # the pixels of a view are all decoded anyway
+        how = options.check_images
+        if view:  # whose pixels are all decoded anyway; but of a PNG that is cut off, Pillow makes the rest up
+            how = "header" if data.startswith(JPEG) else "full"
         checked = check_image(data, *size, options.max_pixels, how)
         if isinstance(checked, CheckedImage) and checked.data is data:
             digest = bytes.fromhex(checked.sha256)  # which is the file's

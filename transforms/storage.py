@@ -187,7 +187,7 @@ def name_of(path: str) -> str:
 
 def folder_of(path: str) -> str:
     """All but the last part of a path."""
-    return str(FileSystems.split(path)[0])
+    return os.path.dirname(path) if is_local(path) else str(FileSystems.split(path)[0])  # Beam would make it absolute
 
 
 def is_folder(path: str) -> bool:

@@ -120,7 +120,7 @@ class ScaleImages(beam.PTransform):  # type: ignore[misc]
 class Tiles(NamedTuple):
     """Tiles of height × width pixels, of which neighbours share `overlap` pixels.
 
-    A part of an object that is less than `min_share` of the object, or of the tile where that is smaller, is a sliver.
+    A part of an object that is less than `min_share` of the largest part of it on any tile is a sliver.
     """
 
     height: int
@@ -189,30 +189,29 @@ def _parts(
     if isinstance(instance.shape, RunLengths):
         extent = run_lengths.box_of(run_lengths.runs_of(instance.shape), instance.shape.height) or extent
     total = float(np.count_nonzero(mask)) if mask is not None else _area(extent)
+    parts = []
     for row, top in enumerate(rows):
         for column, left in enumerate(columns):
-            place = row * len(columns) + column
             inside = clip_box(_moved(extent, top, left), height, width)
             if inside is None:
                 continue
-            if mask is not None:
-                part = mask[top : top + height, left : left + width]
-                area = float(np.count_nonzero(part))
-            else:
-                area = _area(inside)
-            if not area:
-                continue
-            if area < min_share * min(total, height * width):
-                yield place, problem(ReasonCode.DROPPED_SLIVER, f"{area:g} of its {total:g} pixels lie on the tile")
-                continue
-            is_whole = area == total
-            box = clip_box(_moved(instance.box, top, left), height, width) if is_whole else None
-            shape = None
-            if mask is not None:
-                shape = run_lengths.from_mask(part)
-                box = box or run_lengths.box_of(run_lengths.runs_of(shape), height)
-            area_now = instance.area if is_whole else None
-            yield place, msgspec.structs.replace(instance, shape=shape, box=box or inside, area=area_now)
+            part = None if mask is None else mask[top : top + height, left : left + width]
+            area = _area(inside) if part is None else float(np.count_nonzero(part))
+            if part is None or area:
+                parts.append((row * len(columns) + column, top, left, inside, part, area))
+    largest = max(area for *_, area in parts)
+    for place, top, left, inside, part, area in parts:
+        if area < min_share * largest:
+            yield place, problem(ReasonCode.DROPPED_SLIVER, f"{area:g} of its {total:g} pixels lie on the tile")
+            continue
+        is_whole = area == total
+        box = clip_box(_moved(instance.box, top, left), height, width) if is_whole else None
+        shape = None
+        if part is not None:
+            shape = run_lengths.from_mask(part)
+            box = box or run_lengths.box_of(run_lengths.runs_of(shape), height)
+        area_now = instance.area if is_whole else None
+        yield place, msgspec.structs.replace(instance, shape=shape, box=box or inside, area=area_now)
 
 
 def _moved(box: Box, top: int, left: int) -> Box:

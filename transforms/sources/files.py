@@ -9,6 +9,7 @@ A format in tables, whose rows of one image lie anywhere, has one step more: row
 from __future__ import annotations
 
 import fnmatch
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -16,6 +17,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.pvalue import AsList
+from PIL import Image
 
 from transforms import counters, garbage, progress, storage
 from transforms.ahead import ahead
@@ -40,7 +42,9 @@ def is_pattern(annotations: str) -> bool:
 def folder_of(annotations: str) -> str:
     """The folder that names below are relative to: the one that is given, or that of a file, or of a pattern's fixed part."""
     if storage.is_folder(annotations):
-        return annotations
+        return annotations.rstrip("/") or annotations
+    if is_pattern(annotations) and storage.exists(annotations):
+        return storage.folder_of(annotations)
     fixed = annotations
     while is_pattern(fixed) or fixed == annotations:
         above = storage.folder_of(fixed)
@@ -54,7 +58,9 @@ def find_files(annotations: str, format_: Format) -> list[storage.StoredFile]:
     """The files of a format: those that a pattern matches, or those in a folder whose names say so. Raises `InputError`."""
     if not storage.is_folder(annotations):
         return find_annotations(annotations)
-    found = storage.list_below(annotations)
+    found = storage.list_below(annotations.rstrip("/") or annotations)
+    if storage.is_local(annotations):  # a pipe would be read forever
+        found = [file for file in found if os.path.isfile(file.path)]
     found = [file for file in found if any(fnmatch.fnmatchcase(storage.name_of(file.path), name) for name in format_.files)]
     if not found:
         raise InputError(f"there is no {' or '.join(format_.files)} in {annotations}, which --format {format_.name} reads")
@@ -96,6 +102,7 @@ class ParsePieces(beam.DoFn):  # type: ignore[misc]
     def setup(self) -> None:
         garbage.look_rarely()
         forget()
+        Image.MAX_IMAGE_PIXELS = None  # the cap is our own, --max_megapixels
 
     def teardown(self) -> None:
         self.writer.close()
@@ -161,7 +168,8 @@ class ReadFiles(beam.PTransform):  # type: ignore[misc]
                 pieces
                 | "ReadRows" >> beam.FlatMap(lambda some: (row for piece in some for row in rows(piece, context)))
                 | "GroupRows" >> beam.GroupByKey()
-                | "SortRows" >> beam.MapTuple(lambda name, found: [Piece((name,), pack(sorted(found)))])
+                | "SortRows" >> beam.MapTuple(lambda name, found: Piece((name,), pack(sorted(found))))
+                | "SomeAtOnce" >> beam.BatchElements(1, PIECES_AT_ONCE)
             )
         parse = beam.ParDo(ParsePieces(format_, context, self.spill_folder))
         parsed = pieces | "ParsePieces" >> parse.with_output_types(tuple[int, bytes], names=str, census=Census).with_outputs(

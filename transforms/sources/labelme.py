@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from transforms import run_lengths
-from transforms.images import embedded_image
+from transforms.images import embedded_image, size_of_image
 from transforms.records import ImageExtras, Problem, ReasonCode, Shape, problem
 from transforms.sources.geometry import Ring, ellipse, polygon, rectangle, ring_of
-from transforms.sources.mask_files import Ids, decode_ids, image_size, size_of_image
+from transforms.sources.mask_files import Ids, decode_ids, image_size
 from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, check_pixels, decode, field, has_keys
 
 VOID = ("__ignore__", "_background_")
@@ -89,7 +89,7 @@ def _size(file_name: str, data: bytes, embedded: bool, context: Context) -> tupl
     size = image_size(context.images, file_name)
     if isinstance(size, Problem) and embedded:
         image = embedded_image(data)
-        return image if isinstance(image, Problem) else size_of_image(image, "in imageData")
+        return image if isinstance(image, Problem) else size_of_image(image)
     return size
 
 

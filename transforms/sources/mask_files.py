@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import errno
 import io
-import struct
+import os
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from transforms import run_lengths, storage
-from transforms.images import READ_FORMATS, ImageFolder
+from transforms.images import DAMAGED, ImageFolder, check_png, check_png_rows, size_of_image
 from transforms.records import Problem, ReasonCode, RunLengths, problem
 
 Ids = npt.NDArray[np.integer]
@@ -23,12 +23,14 @@ Ids = npt.NDArray[np.integer]
 What = Literal["values", "alpha", "colours"]
 """`values` are as they are stored; `alpha`: how opaque a pixel is, if the file says so; `colours`: those of a palette, too."""
 _FORMATS = ("PNG", "TIFF", "BMP", "GIF", "PPM")
-_SIDEWAYS, _ORIENTATION = (5, 6, 7, 8), 0x0112
+_HEAD_BYTES = 1 << 16  # of an image: where its size stands, mostly
 MOST_IDS = 100_000
 
 
 def read_ids(path: str, max_pixels: int, what: What = "values") -> Ids | Problem:
     """The values of a mask file, or `what` of it; MASK_MISSING, MASK_INVALID, PIXEL_LIMIT."""
+    if storage.is_local(path) and os.path.exists(path) and not os.path.isfile(path):  # a pipe would be read forever
+        return problem(ReasonCode.MASK_MISSING, f"{path} is no file")
     try:
         data = storage.read_bytes(path)
     except Exception as error:
@@ -53,14 +55,15 @@ def decode_ids(data: bytes, name: str, max_pixels: int, what: What = "values") -
             if image.width * image.height > max_pixels:
                 size = f"{image.height} × {image.width} (height × width)"
                 return problem(ReasonCode.PIXEL_LIMIT, f"the mask {name} is {size}, at most {max_pixels} pixels are read")
+            # Of what is cut off, Pillow makes zeros.
+            if image.format == "PNG" and (wrong := check_png(data) or check_png_rows(data)):
+                return problem(ReasonCode.MASK_INVALID, f"the mask {name}: {wrong.message}")
             if what == "alpha" and image.has_transparency_data:
                 return np.asarray(image.convert("RGBA").getchannel("A"))
             # What is opaque or not says nothing of whose a pixel is.
             in_colour = image.convert("RGBA").convert("RGB") if what == "colours" or image.mode == "RGBA" else image
             values = np.asarray(in_colour)
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        return problem(ReasonCode.MASK_INVALID, f"the mask {name} can't be decoded: {error}")
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, TypeError, IndexError, KeyError, ArithmeticError) as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:  # what is of no known format is an OSError, too
         return problem(ReasonCode.MASK_INVALID, f"the mask {name} can't be decoded: {error}")
     if values.dtype == np.bool_:
         return values.astype(np.uint8)
@@ -120,35 +123,21 @@ def placed(mask: Ids, top: int, left: int, height: int, width: int) -> RunLength
 
 
 def image_size(images: ImageFolder, file_name: str) -> tuple[int, int] | Problem:
-    """(height, width) of an image as people see it, upright by its EXIF orientation, from the file's beginning.
+    """(height, width) of an image file as people see it, for formats that don't say how large their images are.
 
-    PATH_FORBIDDEN, IMAGE_MISSING, IMAGE_CORRUPT. For formats that don't say how large their images are.
+    PATH_FORBIDDEN, IMAGE_MISSING, RECORD_LIMIT, and the codes of `images.size_of_image`. Raises what storage raises otherwise.
     """
     path = images.locate(file_name)
     if isinstance(path, Problem):
         return path
     try:
-        with storage.open_read(path) as file, Image.open(file, formats=READ_FORMATS) as image:
-            return _upright(image)
-    except UnidentifiedImageError:
-        return problem(ReasonCode.IMAGE_CORRUPT, f"the image file {file_name!r} can't be decoded")
+        if odd := images.too_odd(path, file_name):
+            return odd
+        with storage.open_read(path) as file:
+            data = file.read(_HEAD_BYTES)
+            size = size_of_image(data)
+            return size_of_image(data + file.read()) if isinstance(size, Problem) and len(data) == _HEAD_BYTES else size
     except Exception as error:
-        if storage.is_missing(error):
+        if storage.is_missing(error) or getattr(error, "errno", None) in (errno.ELOOP, errno.ENAMETOOLONG):
             return problem(ReasonCode.IMAGE_MISSING, f"there is no file {file_name!r} in the image folder")
-        if isinstance(error, OSError | ValueError | SyntaxError | struct.error) and storage.is_local(path):
-            return problem(ReasonCode.IMAGE_CORRUPT, f"the image file {file_name!r} can't be decoded: {error}")
         raise
-
-
-def size_of_image(data: bytes, name: str) -> tuple[int, int] | Problem:
-    """The same of an image's bytes; IMAGE_CORRUPT."""
-    try:
-        with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
-            return _upright(image)
-    except (OSError, ValueError, SyntaxError, struct.error) as error:
-        return problem(ReasonCode.IMAGE_CORRUPT, f"the image {name} can't be decoded: {error}")
-
-
-def _upright(image: Image.Image) -> tuple[int, int]:
-    sideways = image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
-    return (image.width, image.height) if sideways else (image.height, image.width)

@@ -106,7 +106,8 @@ class MergeNames(beam.CombineFn):  # type: ignore[misc]
         return set()
 
     def add_input(self, accumulator: set[str], element: str) -> set[str]:
-        return accumulator | {element}
+        accumulator.add(element)
+        return accumulator
 
     def merge_accumulators(self, accumulators: Iterable[set[str]]) -> set[str]:
         return set().union(*accumulators)
