@@ -70,6 +70,7 @@ WHOLE_NUMBER = r"0*[1-9][0-9]{0,8}"
 NUM_SHARDS = r"auto|0*[1-9][0-9]{0,4}"
 WORKERS = r"auto|0*[1-9][0-9]{0,2}"
 SHARE = r"\s*[A-Za-z0-9_]+(=[^,;=]*)?\s*"
+PIXELS = r"[0-9]{1,9}"
 TILE = r"0*[1-9][0-9]{0,5}x0*[1-9][0-9]{0,5}"
 SPLITS = rf"{SHARE}(,{SHARE})*"
 
@@ -160,6 +161,12 @@ def _fraction(text: str) -> float:
     if not 0 <= value <= 1:
         raise ValueError(f"expected a number from 0 to 1, found {text!r}")
     return value
+
+
+def _pixels(text: str) -> int:
+    if not re.fullmatch(PIXELS, text):
+        raise ValueError(f"expected a number of pixels, found {text!r}")
+    return int(text)
 
 
 def parse_tile(text: str) -> tuple[int, int]:
@@ -271,12 +278,12 @@ class RunOptions:
     )
     tile_overlap: int = option(
         "Scaling and tiles",
-        "pixels that neighbouring tiles share",
+        "pixels that neighbouring tiles share: fewer than their sides have, 0 for none",
         default=64,
         metavar="PIXELS",
-        parse=positive_int,
+        parse=_pixels,
         param_type="NUMBER",
-        regex=WHOLE_NUMBER,
+        regex=PIXELS,
     )
     tile_min_share: float = option(
         "Scaling and tiles",

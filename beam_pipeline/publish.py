@@ -41,6 +41,7 @@ from transforms.examples import LabelMap
 from transforms.records import ITS_IMAGE_WAS_REJECTED, Category, Census, InputError, ReasonCode, Reject, pack
 from transforms.sharding import ShardPlan, stable_hash
 from transforms.shards import STATES, ShardSummary, state_name
+from transforms.sources import OF_COCO
 from transforms.statistics import DatasetStatistics
 
 REJECT_BUCKETS = 16
@@ -291,8 +292,10 @@ def check_shards(output: str, summaries: list[ShardSummary]) -> None:
 
 
 def check_rejects(options: RunOptions, manifest: dict[str, Any]) -> None:
-    """Raises `InputError`, with the commonest reasons, where more was rejected than the user allows, or all images."""
+    """Raises `InputError`, with the commonest reasons, where more was rejected than the user allows, or there is no image."""
     examples = reject_examples(options.output)
+    if not manifest["images"]["read"] and options.format not in OF_COCO:
+        raise InputError(f"there is no image in {options.annotations} that --format {options.format} reads")
     for kind in ("image", "annotation"):
         read, written, rejected, _ = manifest[f"{kind}s"].values()
         if rejected <= Fraction(str(options.max_reject_fraction)) * read and (written or not rejected or kind == "annotation"):

@@ -81,7 +81,7 @@ def check_paths(options: RunOptions) -> None:
     if options.trainer_config == MODEL_GARDEN and options.mask_encoding == "dense":
         raise InputError(f"--trainer_config {MODEL_GARDEN}: the Model Garden can't read dense masks, choose --mask_encoding png")
     if options.tile and options.tile_overlap >= min(parse_tile(options.tile)):
-        raise InputError(f"--tile_overlap {options.tile_overlap}: expected less than the sides of --tile {options.tile}")
+        raise InputError(f"--tile_overlap is {options.tile_overlap}: expected less than the sides of --tile {options.tile}")
     for name in INPUTS_AND_OUTPUT:
         path = getattr(options, name)
         if slip := re.match(r"(gs|s3|azfs):(?!//[^/])", path):  # gs:/bucket would be a folder of this machine
@@ -100,11 +100,12 @@ def check_paths(options: RunOptions) -> None:
             raise InputError(f"--images {options.images}: there is no such folder")
 
 
-def recognised(annotations: str, terminal: Terminal) -> str:
-    """The format of annotations, which is said. Raises `InputError` where it is not clear."""
-    found = recognise(annotations)
+def recognised(options: RunOptions, terminal: Terminal) -> RunOptions:
+    """The options with the format of the annotations, which is said. Raises `InputError` where it is not clear."""
+    found = recognise(options.annotations)
     terminal.say(f"--format {found.format} {found.why}")
-    return found.format
+    in_folder = storage.is_folder(options.annotations) and found.path
+    return dataclasses.replace(options, format=found.format, annotations=found.path if in_folder else options.annotations)
 
 
 def check_inputs(options: RunOptions) -> int:
@@ -214,7 +215,7 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome | None:
             until_done.enter_context(watch_progress(terminal, idle))
         check_paths(options)
         if options.format == AUTO:
-            options = dataclasses.replace(options, format=recognised(options.annotations, terminal))
+            options = recognised(options, terminal)
         annotation_bytes = check_inputs(options)
         if local:
             use_processes(options, pipeline_options, annotation_bytes)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Data
+from PIL import Image
 from sources import run_format
 from test_end_to_end import read_back
 
@@ -56,6 +57,32 @@ def test_a_class_that_there_is_not_is_told(rules: CategoryRules, message: str) -
     assert message in str(told.value)
 
 
+def test_an_order_numbers_what_is_there_and_what_is_not() -> None:
+    found = select(CATEGORIES, CategoryRules({"kitten": "cat", "cow": "ox"}, order=["horse", "dog", "cat"]))
+    assert found == ([Category(1, "horse"), Category(2, "dog"), Category(3, "cat")], {1: 3, 4: 2, 6: 3, 9: None})
+
+
+@pytest.mark.parametrize("rules", [CategoryRules(keep=[]), CategoryRules(drop=["kitten", "dog", "cat", "bird"])])
+def test_rules_that_leave_no_class_are_told(rules: CategoryRules) -> None:
+    with pytest.raises(InputError, match="leaves no class"):
+        select(CATEGORIES, rules)
+
+
+def test_splits_that_are_run_by_themselves_have_the_same_ids(tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    ring = {"polygons": [[1, 1, 20, 2, 9, 18]]}
+    (tmp_path / "classes.yaml").write_text("order: [cat, dog]")
+    for split, names in (("train", ["dog", "cat"]), ("val", ["dog"])):
+        annotations = [ring | {"category": name} for name in names]
+        line = {"file_name": "a.png", "height": 20, "width": 30, "annotations": annotations}
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps(line))
+        options = {"categories": str(tmp_path / "classes.yaml"), "splits": split}
+        run_format("jsonl", tmp_path / f"{split}.jsonl", tmp_path, tmp_path / split, **options)
+        (record,) = read_back(tmp_path / split)
+        assert record["image/object/class/label"].tolist() == [{"cat": 1, "dog": 2}[name] for name in names]
+        assert (tmp_path / split / "label_map.csv").read_text() == "1,cat\n2,dog\n"
+
+
 def test_an_id_of_two_names_is_told() -> None:
     with pytest.raises(InputError, match="the category id 1 stands for 'a' and 'b'"):
         select([Category(1, "b"), Category(1, "a")], CategoryRules(keep=["a"]))
@@ -80,7 +107,10 @@ def test_instances_follow_and_what_is_left_out_is_a_reject() -> None:
         ("rename: {1: cat}", "Expected `str`"),
         ("rename: {cat: ''}", "a class would have no name"),
         ("keep: [cat", "expected ',' or ']'"),
-        ("keep: [cat]\ndrop: [dog]", "give one of them"),
+        ("keep: [cat]\ndrop: [dog]", "give one: each says"),
+        ("order: [cat]\ndrop: [dog]", "give one: each says"),
+        ("order: [cat, cat]", "order: a class is named twice"),
+        ("order: [' ']", "a class would have no name"),
         ("\xff\xfe\x00", "expected rename"),
     ],
 )

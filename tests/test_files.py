@@ -13,7 +13,7 @@ from PIL import Image
 from sources import run_format, source_images
 
 from transforms.images import ImageFolder
-from transforms.records import Problem
+from transforms.records import InputError, Problem
 from transforms.sources.files import folder_of
 from transforms.sources.mask_files import decode_ids, image_size, read_ids
 
@@ -110,3 +110,12 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
     for found in (read_ids(str(tmp_path / "a.png"), 1000), image_size(ImageFolder(str(tmp_path)), "a.png")):
         assert isinstance(found, Problem)
+
+
+@pytest.mark.parametrize(("name", "text"), [("all.jsonl", "\n"), ("labels/data.yaml", "names: [cat]")])
+def test_where_there_is_no_image_there_is_no_data_set(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match="there is no"):
+        run_format("jsonl" if name == "all.jsonl" else "yolo", tmp_path, tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out/_SUCCESS").exists()

@@ -48,6 +48,13 @@ def test_a_folder_is_recognised(files: dict[str, str], expected: str, tmp_path: 
     assert recognise(write(tmp_path, files)).format == expected
 
 
+def test_a_file_of_cocos_in_a_folder_is_taken(demo_data: Data, tmp_path: Path) -> None:
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export/_annotations.coco.json").symlink_to(demo_data.annotations)
+    manifest = run_format("auto", tmp_path / "export", demo_data.images, tmp_path / "out", max_reject_fraction=1.0)
+    assert manifest["options"]["annotations"].endswith("export/_annotations.coco.json")
+
+
 def test_a_file_and_a_pattern_are_recognised(tmp_path: Path) -> None:
     folder = write(tmp_path, {"a.jsonl": JSONL, "b.json": json.dumps(LISTS)})
     assert recognise(f"{folder}/a.jsonl").format == "jsonl"

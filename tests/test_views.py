@@ -85,6 +85,14 @@ def test_painted_masks_have_the_nearest_pixel() -> None:
     assert np.array_equal(masks_of(drawn(scaled)), [whole[1::3, 1::3]])
 
 
+def test_painted_objects_that_vanish_are_dropped() -> None:
+    dot = np.zeros((HEIGHT, WIDTH), np.uint8)
+    dot[0, 0] = 1
+    scaled, (reject,) = scale_image(image(run_lengths.from_mask(dot)), 30)
+    assert scaled.instances == ()
+    assert reject.reason == "DROPPED_SMALL"
+
+
 def test_boxes_and_areas_follow() -> None:
     instance = Instance(1, 1, (6.0, 9.0, 30.0, 45.0), 300.0, False, None)
     scaled, _ = scale_image(image(instances=(instance,)), 30)
@@ -251,6 +259,16 @@ def test_a_file_is_read_once_for_all_its_tiles(tmp_path: Path, monkeypatch: pyte
         with Image.open(io.BytesIO(checked.data)) as picture:
             found = np.asarray(picture)
         assert np.array_equal(found, pixels[tile.view.top : tile.view.top + 25, tile.view.left : tile.view.left + 40])
+
+
+def test_an_image_that_is_one_tile_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT), (1, 200, 3)).save(tmp_path / "a/b.png", quality=40, format="JPEG")
+    (tile,), _ = cut_tiles(drawn(image(Polygons.pack([RING]))), Tiles(1000, 1000, 0))
+    ((_, loaded),) = load_images([tile], ImageFolder(str(tmp_path)), RecordOptions())
+    assert not isinstance(loaded.checked, Problem)
+    assert loaded.checked.data == (tmp_path / "a/b.png").read_bytes()
+    assert loaded.checked.fixes == ("IMAGE_TILED",)
 
 
 def test_a_file_that_is_not_there_is_told_of_each_tile(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ class CategoryRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rename: dict[str, str] = {}
     keep: list[str] | None = None
     drop: list[str] = []
+    order: list[str] | None = None
 
 
 def read_rules(path: str) -> CategoryRules:
@@ -37,11 +38,13 @@ def read_rules(path: str) -> CategoryRules:
         rules = msgspec.convert(yaml.safe_load(data), CategoryRules)
     except (yaml.YAMLError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
         said = " ".join(str(error).split())
-        raise InputError(f"--categories {path}: expected rename: {{old: new}}, keep: […] or drop: […]: {said}") from None
-    if rules.keep is not None and rules.drop:
-        raise InputError(f"--categories {path}: keep and drop are both there: what is not kept is dropped, give one of them")
-    if "" in rules.rename.values():
-        raise InputError(f"--categories {path}: rename: a class would have no name")
+        raise InputError(f"--categories {path}: expected rename: {{old: new}}, keep, drop or order: […]: {said}") from None
+    if sum(bool(given) for given in (rules.keep is not None, rules.drop, rules.order is not None)) > 1:
+        raise InputError(f"--categories {path}: of keep, drop and order, give one: each says what is left out")
+    if rules.order is not None and len(set(rules.order)) < len(rules.order):
+        raise InputError(f"--categories {path}: order: a class is named twice")
+    if not all(name.strip() for name in (*rules.rename.values(), *(rules.order or ()))):
+        raise InputError(f"--categories {path}: a class would have no name")
     return rules
 
 
@@ -55,7 +58,8 @@ class Selection(NamedTuple):
 def select(categories: Sequence[Category], rules: CategoryRules) -> Selection:
     """Applies rules to categories. Classes that are merged have the id of the one that had the name already, or the smallest.
 
-    Raises `InputError` where the rules name a class that there is not.
+    With `order`, its classes are numbered from 1, and need not be there. Raises `InputError` where the rules name another class
+    that there is not, or leave none.
     """
     of_id: dict[int, str] = {}
     for category in sorted(categories):
@@ -64,6 +68,10 @@ def select(categories: Sequence[Category], rules: CategoryRules) -> Selection:
             raise InputError(f"the category id {category.category_id} stands for {both}: give each a number of its own")
     names = {category.name for category in categories}
     renamed = {name: rules.rename.get(name, name) for name in names}
+    if rules.order is not None:
+        in_order = {name: number for number, name in enumerate(rules.order, start=1)}
+        numbered = {category.category_id: in_order.get(renamed[category.name]) for category in categories}
+        return Selection([Category(number, name) for name, number in in_order.items()], numbered)
     for option, given, known in (
         ("rename", rules.rename, names),
         ("keep", rules.keep or (), renamed.values()),
@@ -76,6 +84,8 @@ def select(categories: Sequence[Category], rules: CategoryRules) -> Selection:
                 raise InputError(f"--categories: {option}: the annotations have no category {name!r}{hint}")
     left = set(renamed.values()) if rules.keep is None else set(rules.keep)
     left -= set(rules.drop)
+    if names and not left:
+        raise InputError("--categories leaves no class")
     new_ids: dict[str, int] = {}
     for category in sorted(categories, key=lambda one: (one.name != renamed[one.name], one.category_id)):
         new_ids.setdefault(renamed[category.name], category.category_id)

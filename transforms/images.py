@@ -65,7 +65,11 @@ _UNREADABLE = ((4, b"ftyp"), (0, b"%!PS"), (0, b"\xff\x0a"), (4, b"JXL "), (4, b
 """Offset and bytes that tell pictures of formats outside the list (HEIC, AVIF, EPS, JPEG XL, JPEG 2000) from rubbish."""
 
 
-_real_folder = lru_cache(maxsize=256)(os.path.realpath)
+_real_absolute = lru_cache(maxsize=256)(os.path.realpath)
+
+
+def _real_folder(folder: str) -> str:
+    return _real_absolute(os.path.abspath(folder))  # a relative one is another when the current folder changes
 
 
 def _real_path(path: str) -> str:
@@ -399,7 +403,15 @@ def open_picture(checked: CheckedImage, view: View) -> Picture | Problem:
 
 
 def show(picture: Picture, view: View, height: int, width: int, checked: CheckedImage) -> CheckedImage:
-    """The part of a picture that an image of height × width pixels is: as a JPEG where its file is one, else as a PNG."""
+    """The part of a picture that an image of height × width pixels is: as a JPEG where its file is one, else as a PNG.
+
+    Where that is all of it, and nothing is scaled, the file stays as it is.
+    """
+    is_scaled = (view.file_height, view.file_width) != (view.scaled_height, view.scaled_width)
+    fixes = [fix for fix, holds in ((Fix.IMAGE_SCALED, is_scaled), (Fix.IMAGE_TILED, view.parent_id is not None)) if holds]
+    names = (*checked.fixes, *(fix.name for fix in fixes))
+    if (height, width) == (view.file_height, view.file_width):
+        return checked._replace(fixes=names)
     part = Image.fromarray(np.ascontiguousarray(picture[view.top : view.top + height, view.left : view.left + width]))
     file = io.BytesIO()
     if checked.format == "jpeg":
@@ -407,7 +419,5 @@ def show(picture: Picture, view: View, height: int, width: int, checked: Checked
     else:
         part.save(file, "PNG")
     data = file.getvalue()
-    is_scaled = (view.file_height, view.file_width) != (view.scaled_height, view.scaled_width)
-    fixes = [fix for fix, holds in ((Fix.IMAGE_SCALED, is_scaled), (Fix.IMAGE_TILED, view.parent_id is not None)) if holds]
     digest = hashlib.sha256(data).hexdigest()
-    return CheckedImage(data, checked.format, height, width, digest, (*checked.fixes, *(fix.name for fix in fixes)))
+    return CheckedImage(data, checked.format, height, width, digest, names)

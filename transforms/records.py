@@ -155,8 +155,8 @@ class ReasonCode(Enum):
         "nothing; with the class kept in the file, it is written",
     )
     DROPPED_SMALL = (
-        "an object smaller than --min_area",
-        "nothing; with a smaller `--min_area` it is written",
+        "an object smaller than --min_area, or of which nothing is left at --max_side",
+        "nothing; with a smaller `--min_area`, or a larger `--max_side`, it is written",
     )
     DROPPED_SLIVER = (
         "what of an object lies on a tile, where it is less than --tile_min_share of the largest part of it on any tile",

@@ -85,7 +85,12 @@ def _scale_shape(shape: Shape, image: AnnotatedImage, height: int, width: int) -
         return Polygons.pack([ring.tolist() for ring in shape.split(values)], shape.holes)
     if isinstance(shape, RunLengths):
         wrong = check_run_lengths(shape, image.height, image.width)
-        return wrong or run_lengths.from_mask(run_lengths.nearest(run_lengths.to_mask(shape), height, width))
+        if wrong:
+            return wrong
+        scaled = run_lengths.nearest(run_lengths.to_mask(shape), height, width)
+        if not scaled.any():
+            return problem(ReasonCode.DROPPED_SMALL, f"nothing is left of it at {height} × {width} (--max_side)")
+        return run_lengths.from_mask(scaled)
     return None
 
 

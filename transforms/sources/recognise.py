@@ -23,6 +23,8 @@ class Recognised(NamedTuple):
 
     format: str
     why: str
+    path: str
+    """Where the format is of one file, that."""
 
 
 def recognise(annotations: str) -> Recognised:
@@ -63,7 +65,7 @@ def _head(path: str) -> bytes:
 
 def _of(name: str, path: str, head: bytes) -> Recognised | None:
     why = format_of(name).recognise(path, head)
-    return Recognised(name, f"for {storage.name_of(path)}: {why}") if why else None
+    return Recognised(name, f"for {storage.name_of(path)}: {why}", "") if why else None
 
 
 def _coco(path: str, head: bytes) -> Recognised | None:
@@ -77,7 +79,7 @@ def _coco(path: str, head: bytes) -> Recognised | None:
                     data = storage.read_range(path, block.offset, block.length, block.crc32c)
                     panoptic = b'"segments_info"' in data
                     why = f"for {storage.name_of(path)}: its annotations have {'' if panoptic else 'no '}segments_info"
-                    return Recognised(COCO_PANOPTIC if panoptic else COCO, why)
+                    return Recognised(COCO_PANOPTIC if panoptic else COCO, why, path)
         except InputError:
             return None
-    return Recognised(COCO, f"for {storage.name_of(path)}: it has images, annotations and categories")
+    return Recognised(COCO, f"for {storage.name_of(path)}: it has images, annotations and categories", path)
