@@ -69,7 +69,8 @@ _real_absolute = lru_cache(maxsize=256)(os.path.realpath)
 
 
 def _real_folder(folder: str) -> str:
-    return _real_absolute(os.path.abspath(folder))  # a relative one is another when the current folder changes
+    real: str = _real_absolute(os.path.abspath(folder))  # a relative one is another when the current folder changes
+    return real
 
 
 def _real_path(path: str) -> str:
