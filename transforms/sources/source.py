@@ -91,8 +91,10 @@ class Draft:
     def _next(self) -> int:
         return len(self._instances) + len(self._rejects) + 1
 
-    def fail(self, why: Problem) -> SourceImage:
-        """The image can't be used, nor what was added to it."""
+    def fail(self, why: Problem, annotations: int = 0) -> SourceImage:
+        """The image can't be used, nor what was added to it, nor so many `annotations` more."""
+        for _ in range(annotations):
+            self.reject(why)
         return self._done(0, 0, None, why)
 
     def done(self, height: int, width: int, max_pixels: int, extras: ImageExtras | None = None) -> SourceImage:

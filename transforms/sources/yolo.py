@@ -16,6 +16,7 @@ from transforms import storage
 from transforms.records import Category, InputError, Problem, ReasonCode, problem
 from transforms.sources.geometry import polygon
 from transforms.sources.image_names import names_in
+from transforms.sources.lines import lines_of
 from transforms.sources.mask_files import image_size
 from transforms.sources.once import once
 from transforms.sources.source import Context, Draft, Format, Piece, SourceImage
@@ -34,19 +35,17 @@ def parse(piece: Piece, context: Context) -> Iterator[SourceImage]:
     if not _is_labels(path):
         return
     names = classes(context.annotations)
+    data = piece.read().removeprefix(b"\xef\xbb\xbf")
     file_name = _image_of(context.relative(path), context.images.root)
-    if isinstance(file_name, Problem):
-        yield Draft(context.relative(path)).fail(file_name)
-        return
-    draft = Draft(file_name)
-    size = image_size(context.images, file_name)
+    draft = Draft(context.relative(path) if isinstance(file_name, Problem) else file_name)
+    size = file_name if isinstance(file_name, Problem) else image_size(context.images, file_name)
     if isinstance(size, Problem):
-        yield draft.fail(size)
+        yield draft.fail(size, len(lines_of(data)))
         return
     try:
-        text = piece.read().decode("utf-8-sig")
+        text = data.decode()
     except UnicodeDecodeError as error:
-        yield draft.fail(problem(ReasonCode.TEXT_INVALID, f"the text is not UTF-8 ({error.reason})"))
+        yield draft.fail(problem(ReasonCode.TEXT_INVALID, f"the text is not UTF-8 ({error.reason})"), len(lines_of(data)))
         return
     for line in text.split("\n"):
         if line.strip():
