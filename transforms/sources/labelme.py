@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 import msgspec
 import numpy as np
@@ -62,8 +63,11 @@ def parse(piece: Piece, context: Context) -> Iterator[SourceImage]:
     if isinstance(file, Problem):
         yield Draft(context.relative(path)).fail(file)
         return
-    draft = Draft(context.beside(path, file.image_path))
     embedded = bytes(file.image_data) != b"null"
+    name = PurePosixPath(context.beside(path, file.image_path))
+    if embedded and name.suffix.lower() == ".json":  # the annotation file itself, for a picture that has never been a file
+        name = name.with_suffix("")
+    draft = Draft(str(name))
     size = (file.height, file.width) if file.height and file.width else _size(draft.file_name, data, embedded, context)
     objects: dict[object, tuple[str, list[Part]]] = {}
     for place, raw in enumerate(file.shapes):
