@@ -17,6 +17,7 @@ import msgspec
 from transforms import storage
 from transforms.images import ImageFolder
 from transforms.records import (
+    AREA_MAX,
     AnnotatedImage,
     Attributes,
     Box,
@@ -74,13 +75,16 @@ class Draft:
     ) -> None:
         """The next annotation; where its `shape` is a `Problem`, or it has no category, it is a reject.
 
-        `box` is half-open, in pixels, (ymin, xmin, ymax, xmax); None takes the mask's. `area`, in pixels², likewise.
+        `box` is half-open, in pixels, (ymin, xmin, ymax, xmax); None takes the mask's. `area`, in pixels², likewise, as does
+        one that no record holds.
         """
         if isinstance(shape, Problem):
             self.reject(shape)
         elif not category:
             self.reject(problem(ReasonCode.FIELD_INVALID, "the annotation has no category"))
         else:
+            if area is not None and not 0 <= area <= AREA_MAX:
+                area = None
             place = self._names.setdefault(category, len(self._names))
             self._instances.append(Instance(self._next(), place, box, area, is_crowd, shape, (), layer, attributes))
 
