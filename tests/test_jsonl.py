@@ -18,7 +18,7 @@ from beam_pipeline.reference import jsonl_schema
 from beam_pipeline.verify import verify
 from transforms import run_lengths
 from transforms.rasterize import Drops, rasterize_image
-from transforms.records import Attributes, InputError, RunLengths
+from transforms.records import Attributes, InputError, RunLengths, pack
 from transforms.sources.jsonl import FORMAT
 from transforms.sources.lines import BLOCK_BYTES, cut_lines
 
@@ -129,6 +129,28 @@ def test_what_is_wrong_with_an_annotation_is_its_own(bad: Any, code: str) -> Non
     found = one(good, bad, good)
     assert found.rejects == {2: code}
     assert [instance.annotation_id for instance in found.instances] == [1, 3]
+
+
+@pytest.mark.parametrize("layer", [2**63, 10**30, -(2**63) - 1, 1.5, "1"])
+def test_a_layer_is_a_whole_number_that_travels(layer: Any) -> None:
+    (source,) = parse_text("jsonl", line({"category": "cat", "polygons": [RING], "layer": layer}))
+    assert [(number, why.code) for number, why in source.rejects] == [(1, "FIELD_INVALID")]
+    assert pack(source)
+
+
+def test_the_highest_layer_covers_the_lowest() -> None:
+    far = [{"category": "cat", "polygons": [ring], "layer": layer} for ring, layer in ((RING, -(2**63)), (HOLE, 2**63 - 1))]
+    (source,) = parse_text("jsonl", line(*far))
+    assert pack(source)
+    assert np.array_equal(drawn(source).masks, [of_pycocotools(RING) & ~of_pycocotools(HOLE), of_pycocotools(HOLE)])
+
+
+@pytest.mark.parametrize("area", ["1e300", "3.5e38"])
+def test_an_area_that_no_record_holds_is_the_masks(area: str) -> None:
+    text = line({"category": "cat", "polygons": [RING], "area": 12345}).replace("12345", area)
+    (source,) = parse_text("jsonl", text)
+    (instance,) = source.image.instances
+    assert instance.area is None
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from pycocotools.coco import COCO
 from sources import all_drawn, by_file_name, drawn, parse_text, run_format, source_images
 from test_end_to_end import read_back
 
+from transforms.images import ImageFolder
 from transforms.records import AnnotatedImage
 
 HEIGHT, WIDTH = 40, 60
@@ -189,6 +190,28 @@ def test_an_embedded_image_stands_in_for_a_missing_file(tmp_path: Path) -> None:
     assert manifest["images"] == {"read": 1, "written": 1, "rejected": 0, "dropped": 0}
     (record,) = read_back(tmp_path / "out")
     assert np.array_equal(record["pixels"], np.asarray(picture))
+
+
+def test_a_file_that_calls_itself_its_image_has_it_embedded(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (WIDTH, HEIGHT), (200, 30, 60)).save(file, "PNG")
+    data = base64.b64encode(file.getvalue()).decode()
+    for name, fields in {"one": {"imageData": data}, "two.JPG": {"imageData": data, "imageHeight": None}, "three": {}}.items():
+        (tmp_path / f"{name}.json").write_text(labelme(shape(TRIANGLE), imagePath=f"{name}.json", **fields))
+    found = {source.image.file_name: source for source in source_images("labelme", tmp_path)}
+    assert sorted(found) == ["one", "three.json", "two.JPG"]
+    assert [one.problem for one in found.values()] == [None] * 3
+    image = found["one"].image
+    assert ImageFolder(str(tmp_path)).read_of(image) == file.getvalue()
+
+
+def test_the_tutorial_of_the_labelme_repository(real_data: Path, tmp_path: Path) -> None:
+    tutorial = real_data / "labelme_examples/examples/tutorial"
+    manifest = run_format("labelme", tutorial / "apc2016_obj3.json", tutorial, tmp_path / "out")
+    assert manifest["images"] == {"read": 1, "written": 1, "rejected": 0, "dropped": 0}
+    (record,) = read_back(tmp_path / "out")
+    assert record["image/filename"] == b"apc2016_obj3"
+    assert len(record["masks"]) == 4
 
 
 def test_fruits_have_the_masks_of_their_coco_file(real_data: Path, tmp_path: Path) -> None:

@@ -131,8 +131,8 @@ def test_what_is_wrong_with_a_file_is_its_images(tmp_path: Path) -> None:
         "a_1.jpg": ("MASK_INVALID", 1),
         "b_2.jpg": ("MASK_MISSING", 1),
         "c_3.jpg": ("MASK_INVALID", 1),  # has the value 0
-        "d_4.jpg": ("FILE_INVALID", 0),
-        "e.jpg": ("FILE_INVALID", 0),
+        "d_4.jpg": ("FILE_INVALID", 1),
+        "e.jpg": ("FILE_INVALID", 1),
     }
     assert len(found) == 6
     found = source_images("oxford_pets", folder, tmp_path / "images", faces_only=True)

@@ -207,6 +207,8 @@ def problem(code: ReasonCode, message: str) -> Problem:
     return Problem(code.name, message)
 
 
+AREA_MAX = float(np.finfo(np.float32).max)
+"""Of the records, whose areas are float32."""
 LARGEST_PACKED = 2e7
 """Coordinates that `Polygons` can hold are below that."""
 

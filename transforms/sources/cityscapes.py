@@ -109,9 +109,7 @@ def _of_polygons(data: bytes, draft: Draft, context: Context) -> SourceImage:
     height, width = file.height, file.width
     wrong = _too_large(file, context.max_pixels)
     if wrong:
-        for _ in file.objects:
-            draft.reject(wrong)
-        return draft.fail(wrong)
+        return draft.fail(wrong, len(file.objects))
     objects = [_drawn(raw, height, width) for raw in file.objects]
     left = iter(_uncovered([one.mask for one in objects if not isinstance(one, Problem)]))
     for one in objects:

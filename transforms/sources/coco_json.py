@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
-import numpy as np
 
 from transforms import run_lengths
 from transforms.columns import Sections, pack_instances, size_of, unpack_instances
 from transforms.records import (
+    AREA_MAX,
     LARGEST_PACKED,
     Box,
     Category,
@@ -37,8 +37,6 @@ from transforms.sources.source import check_pixels
 _SPACE = re.compile(r"[ \t\r\n]*")
 _OUTLINES_AT_ONCE = 200
 """Few enough to stay in the processor's cache: 2.6 µs each; 4.0 where there are 800."""
-AREA_MAX = float(np.finfo(np.float32).max)
-"""Of the records, whose areas are float32."""
 _INT64 = range(-(2**63), 2**63)
 MAX_PIXELS = 100_000_000
 """The largest image or mask that is read, unless the user says otherwise."""

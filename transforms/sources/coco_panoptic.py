@@ -13,8 +13,8 @@ import msgspec
 from transforms import run_lengths, storage
 from transforms.ahead import ahead
 from transforms.images import ImageFolder
-from transforms.records import Instance, Problem, ReasonCode, Reject, RunLengths, problem
-from transforms.sources.coco_json import AREA_MAX, CocoAnnotation, Int64, box_of, image_id_of, split_block
+from transforms.records import AREA_MAX, Instance, Problem, ReasonCode, Reject, RunLengths, problem
+from transforms.sources.coco_json import CocoAnnotation, Int64, box_of, image_id_of, split_block
 from transforms.sources.mask_files import decode_ids, empty
 from transforms.sources.source import decode, field
 

@@ -19,7 +19,7 @@ from transforms.records import Attributes, Box, InputError, Problem, ReasonCode,
 from transforms.sources.geometry import Ring, ellipse, polygon, rectangle, turned
 from transforms.sources.image_names import is_there
 from transforms.sources.mask_files import placed
-from transforms.sources.source import Context, Draft, Format, Piece, SourceImage
+from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, check_pixels
 
 BLOCK_BYTES = 1 << 20
 CHUNK_BYTES = 1 << 16
@@ -132,20 +132,21 @@ def parse(piece: Piece, context: Context) -> Iterator[SourceImage]:
 
 def _image(image: ET.Element, context: Context) -> SourceImage:
     draft = Draft(_file_name(image, context))
-    try:
-        height, width = _whole(image, "height"), _whole(image, "width")
-    except ValueError as error:
-        return draft.fail(problem(ReasonCode.FILE_INVALID, str(error)))
-    if not image.get("name"):
-        return draft.fail(problem(ReasonCode.FILE_INVALID, f"image {image.get('id')} has no name"))
-    if height < 1 or width < 1 or height * width > context.max_pixels:
-        return draft.done(height, width, context.max_pixels)
     objects: dict[object, list[ET.Element]] = {}
     for place, element in enumerate(image):
         if element.tag == "tag":  # of the image, and of no object on it
             continue
         group = element.get("group_id", "0")
         objects.setdefault(place if group == "0" else (element.get("label"), group), []).append(element)
+    try:
+        height, width = _whole(image, "height"), _whole(image, "width")
+    except ValueError as error:
+        return draft.fail(problem(ReasonCode.FILE_INVALID, str(error)), len(objects))
+    wrong = check_pixels(height, width, context.max_pixels)
+    if not image.get("name"):
+        wrong = problem(ReasonCode.FILE_INVALID, f"image {image.get('id')} has no name")
+    if wrong:
+        return draft.fail(wrong, len(objects))
     for elements in objects.values():
         try:
             _add(draft, elements, height, width)

@@ -10,6 +10,7 @@ import msgspec
 
 from transforms import run_lengths
 from transforms.records import Attributes, Box, InputError, Problem, ReasonCode, Shape, problem
+from transforms.sources.coco_json import Int64
 from transforms.sources.geometry import polygon
 from transforms.sources.lines import cut_lines, lines_of
 from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, decode, field, has_keys
@@ -37,7 +38,7 @@ class Annotation(msgspec.Struct, forbid_unknown_fields=True):
     )
     area: Annotated[float, msgspec.Meta(ge=0, description="pixels²; left out, the mask's")] | None = None
     iscrowd: Literal[0, 1] = 0
-    layer: Annotated[int, msgspec.Meta(description="objects of a higher layer cover those of lower ones")] = 0
+    layer: Annotated[Int64, msgspec.Meta(description="objects of a higher layer cover those of lower ones")] = 0
     difficult: bool = False
     truncated: bool = False
     occluded: bool = False

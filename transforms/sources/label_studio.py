@@ -21,7 +21,7 @@ from transforms.sources.geometry import ellipse, polygon, rectangle, ring_of, tu
 from transforms.sources.image_names import is_there
 from transforms.sources.json_blocks import Block, cut_blocks
 from transforms.sources.mask_files import image_size
-from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, decode, field, has_keys
+from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, check_pixels, decode, field, has_keys
 
 MAX_TASK_BYTES = 256 << 20  # some dozens of brush masks make a task that large
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
@@ -114,6 +114,7 @@ class _Ellipse(msgspec.Struct):
     rotation: float | None = 0
 
 
+_Regions = dict[object, list[_Result | Problem]]
 _tasks = msgspec.json.Decoder(list[msgspec.Raw])
 _task = msgspec.json.Decoder(_Task)
 _annotation = msgspec.json.Decoder(_Annotation)
@@ -137,18 +138,22 @@ def parse(piece: Piece, context: Context) -> Iterator[SourceImage]:
             hint = ' (is it exported as "JSON", and not as "JSON-MIN"?)' if "annotations" in task.message else ""
             yield Draft("").fail(Problem(task.code, task.message + hint))
             continue
-        file_name = _file_name(task, context)
+        file_name, annotation = _file_name(task, context), _submitted(task)
         if isinstance(file_name, Problem):
-            yield Draft("").fail(file_name)
-            continue
-        for one in task.annotations:
-            annotation = decode(_annotation, bytes(one))
-            if isinstance(annotation, Problem):
-                yield Draft(file_name).fail(annotation)
-                break
-            if not annotation.was_cancelled:
-                yield _image(file_name, annotation, context)
-                break
+            yield Draft("").fail(file_name, len(_regions_of(annotation)) if isinstance(annotation, _Annotation) else 0)
+        elif isinstance(annotation, Problem):
+            yield Draft(file_name).fail(annotation)
+        elif annotation:
+            yield _image(file_name, _regions_of(annotation), context)
+
+
+def _submitted(task: _Task) -> _Annotation | Problem | None:
+    """The first annotation that was not cancelled."""
+    for one in task.annotations:
+        annotation = decode(_annotation, bytes(one))
+        if isinstance(annotation, Problem) or not annotation.was_cancelled:
+            return annotation
+    return None
 
 
 def _file_name(task: _Task, context: Context) -> str | Problem:
@@ -190,9 +195,8 @@ def _parts(image: str) -> list[str]:
     return [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")]
 
 
-def _image(file_name: str, annotation: _Annotation, context: Context) -> SourceImage:
-    """An image. Results of the same id are one region: its shape, its label, and what else was said of it."""
-    draft = Draft(file_name)
+def _regions_of(annotation: _Annotation) -> _Regions:
+    """Results of the same id are one region: its shape, its label, and what else was said of it."""
     regions: dict[object, list[_Result | Problem]] = {}
     for place, raw in enumerate(annotation.result):
         result = field(_result, raw)
@@ -200,18 +204,24 @@ def _image(file_name: str, annotation: _Annotation, context: Context) -> SourceI
             regions[place, ""] = [result]
         elif result.type not in NO_OBJECTS:
             regions.setdefault((place, "") if result.id is None else result.id, []).append(result)
+    return regions
+
+
+def _image(file_name: str, regions: _Regions, context: Context) -> SourceImage:
+    draft = Draft(file_name)
     size = _size(regions, file_name, context)
     if isinstance(size, Problem):
-        return draft.fail(size)
+        return draft.fail(size, len(regions))
     height, width = size
-    if not 1 <= height * width <= context.max_pixels:
-        return draft.done(height, width, context.max_pixels)
+    wrong = check_pixels(height, width, context.max_pixels)
+    if wrong:
+        return draft.fail(wrong, len(regions))
     for results in regions.values():
         _add(draft, results, height, width)
     return draft.done(height, width, context.max_pixels)
 
 
-def _size(regions: dict[object, list[_Result | Problem]], file_name: str, context: Context) -> tuple[int, int] | Problem:
+def _size(regions: _Regions, file_name: str, context: Context) -> tuple[int, int] | Problem:
     """Height and width, as the first result has them, or else the image file."""
     for results in regions.values():
         for one in results:

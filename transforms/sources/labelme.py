@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 import msgspec
 import numpy as np
@@ -62,12 +63,12 @@ def parse(piece: Piece, context: Context) -> Iterator[SourceImage]:
     if isinstance(file, Problem):
         yield Draft(context.relative(path)).fail(file)
         return
-    draft = Draft(context.beside(path, file.image_path))
     embedded = bytes(file.image_data) != b"null"
+    name = PurePosixPath(context.beside(path, file.image_path))
+    if embedded and name.suffix.lower() == ".json":  # the annotation file itself, for a picture that has never been a file
+        name = name.with_suffix("")
+    draft = Draft(str(name))
     size = (file.height, file.width) if file.height and file.width else _size(draft.file_name, data, embedded, context)
-    if isinstance(size, Problem):
-        yield draft.fail(size)
-        return
     objects: dict[object, tuple[str, list[Part]]] = {}
     for place, raw in enumerate(file.shapes):
         shape = field(_shape, raw)
@@ -76,6 +77,9 @@ def parse(piece: Piece, context: Context) -> Iterator[SourceImage]:
             continue
         same = place if shape.group_id is None else (shape.label, shape.group_id)
         objects.setdefault(same, (shape.label, []))[1].append(part_of(shape, context.max_pixels))
+    if isinstance(size, Problem):
+        yield draft.fail(size, len(objects))
+        return
     for label, parts in objects.values():
         if label in VOID:
             draft.reject(problem(ReasonCode.DROPPED_VOID, f"it is labelled {label}"))

@@ -78,9 +78,7 @@ def _one_an_object(piece: Piece, stem: str, context: Context) -> SourceImage:
     masks = [_mask(path, context.max_pixels) for path in piece.paths]
     size = file_name if isinstance(file_name, Problem) else _size(masks, file_name, context)
     if isinstance(size, Problem):
-        for _ in piece.paths:
-            draft.reject(size)
-        return draft.fail(size)
+        return draft.fail(size, len(piece.paths))
     height, width = size
     for path, mask in zip(piece.paths, masks, strict=True):
         named = _named(path)

@@ -43,9 +43,11 @@ def parse(piece: Piece, context: Context) -> Iterator[SourceImage]:
     name = _NAME.fullmatch(stem)
     xml = parse_xml(storage.read_bytes(xmls[0]), "annotation") if xmls else None
     if not name:
-        yield draft.fail(problem(ReasonCode.FILE_INVALID, f"the file is named {stem!r}, expected BREED_NUMBER"))
+        heads = len(xml.findall("object")) if xml is not None and not isinstance(xml, Problem) else 0
+        wrong = problem(ReasonCode.FILE_INVALID, f"the file is named {stem!r}, expected BREED_NUMBER")
+        yield draft.fail(wrong, heads if context.faces_only else 1)
     elif isinstance(xml, Problem):
-        yield draft.fail(xml)
+        yield draft.fail(xml, 0 if context.faces_only else 1)
     elif xml is not None and context.faces_only:
         yield _heads(xml, name["breed"], draft, context)
     else:
@@ -77,8 +79,7 @@ def _body(xml: Element | None, breed: str, path: str, draft: Draft, context: Con
     folder = context.masks or storage.join(storage.folder_of(storage.folder_of(path)), "trimaps")
     ids = _trimap(storage.join(folder, f"{PurePosixPath(path).stem}.png"), context.max_pixels)
     if isinstance(ids, Problem):
-        draft.reject(ids)
-        return draft.fail(ids)
+        return draft.fail(ids, 1)
     first = None if xml is None else xml.find("object")
     mask = run_lengths.from_mask((ids != BACKGROUND).astype(np.uint8))
     draft.add(breed, mask, attributes=None if first is None else attributes_of(first))

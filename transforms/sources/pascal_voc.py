@@ -81,9 +81,7 @@ def _annotated(piece: Piece, path: str, painted: Painted | Problem | None, conte
         painted = problem(ReasonCode.MASK_INVALID, f"SegmentationObject is {found}, its image {size[0]} × {size[1]}")
     for wrong in (size, painted):
         if isinstance(wrong, Problem):  # an image that merely lost its masks would say that nothing is on it
-            for _ in objects:
-                draft.reject(wrong)
-            return draft.fail(wrong)
+            return draft.fail(wrong, len(objects))
     assert not isinstance(size, Problem)
     assert not isinstance(painted, Problem)
     for place, one in enumerate(objects, start=1):

@@ -137,9 +137,10 @@ def _with_boxes(draft: Draft, label: bytes, metadata: bytes, context: Context) -
         return draft.fail(boxes)
     classes = decode(_classes, metadata)
     if isinstance(classes, Problem):
-        return draft.fail(classes)
+        return draft.fail(classes, len(boxes.annotations))
     if len(boxes.image_size) != 1:
-        return draft.fail(problem(ReasonCode.FILE_INVALID, f"image_size has {len(boxes.image_size)} entries, expected one"))
+        wrong = problem(ReasonCode.FILE_INVALID, f"image_size has {len(boxes.image_size)} entries, expected one")
+        return draft.fail(wrong, len(boxes.annotations))
     for raw in boxes.annotations:
         box = field(_box, raw)
         if isinstance(box, Problem):

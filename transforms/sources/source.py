@@ -17,6 +17,7 @@ import msgspec
 from transforms import storage
 from transforms.images import ImageFolder
 from transforms.records import (
+    AREA_MAX,
     AnnotatedImage,
     Attributes,
     Box,
@@ -53,10 +54,15 @@ class SourceImage(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Draft:
-    """An image whose annotations are added one after the other, in the order of the file."""
+    """An image whose annotations are added one after the other, in the order of the file.
+
+    Names may hold half of a surrogate pair, as those of files that are not UTF-8 do: no record could. TEXT_INVALID, then, for
+    the image or annotation, and what can't be written is escaped.
+    """
 
     def __init__(self, file_name: str) -> None:
-        self.file_name = file_name
+        self.file_name = escaped(file_name)
+        self._wrong = _not_unicode("file name", file_name)
         self._instances: list[Instance] = []
         self._names: dict[str, int] = {}
         self._rejects: list[tuple[int, Problem]] = []
@@ -74,35 +80,55 @@ class Draft:
     ) -> None:
         """The next annotation; where its `shape` is a `Problem`, or it has no category, it is a reject.
 
-        `box` is half-open, in pixels, (ymin, xmin, ymax, xmax); None takes the mask's. `area`, in pixels², likewise.
+        `box` is half-open, in pixels, (ymin, xmin, ymax, xmax); None takes the mask's. `area`, in pixels², likewise, as does
+        one that no record holds.
         """
         if isinstance(shape, Problem):
             self.reject(shape)
         elif not category:
             self.reject(problem(ReasonCode.FIELD_INVALID, "the annotation has no category"))
+        elif category not in self._names and (wrong := _not_unicode("category", category)):
+            self.reject(wrong)
         else:
+            if area is not None and not 0 <= area <= AREA_MAX:
+                area = None
             place = self._names.setdefault(category, len(self._names))
             self._instances.append(Instance(self._next(), place, box, area, is_crowd, shape, (), layer, attributes))
 
     def reject(self, why: Problem) -> None:
         """The next annotation can't be used."""
-        self._rejects.append((self._next(), why))
+        self._rejects.append((self._next(), Problem(why.code, escaped(why.message))))
 
     def _next(self) -> int:
         return len(self._instances) + len(self._rejects) + 1
 
-    def fail(self, why: Problem) -> SourceImage:
-        """The image can't be used, nor what was added to it."""
-        return self._done(0, 0, None, why)
+    def fail(self, why: Problem, annotations: int = 0) -> SourceImage:
+        """The image can't be used, nor what was added to it, nor so many `annotations` more."""
+        for _ in range(annotations):
+            self.reject(why)
+        why = self._wrong or why
+        return self._done(0, 0, None, Problem(why.code, escaped(why.message)))
 
     def done(self, height: int, width: int, max_pixels: int, extras: ImageExtras | None = None) -> SourceImage:
         """The image, of height × width pixels as annotated; DIM_LIMIT where that is none, or are over `max_pixels`."""
-        wrong = check_pixels(height, width, max_pixels)
+        wrong = self._wrong or check_pixels(height, width, max_pixels)
+        if extras and not wrong:
+            wrong = _not_unicode("path of the annotations", extras.embedded)
         return self.fail(wrong) if wrong else self._done(height, width, extras, None)
 
     def _done(self, height: int, width: int, extras: ImageExtras | None, why: Problem | None) -> SourceImage:
         image = AnnotatedImage(0, self.file_name, height, width, tuple(self._instances), extras)
         return SourceImage(image, tuple(self._names), tuple(self._rejects), why)
+
+
+def escaped(text: str) -> str:
+    """Text as it can be written: of half a surrogate pair, its number, as in Python's literals."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
+def _not_unicode(what: str, text: str) -> Problem | None:
+    known = escaped(text)
+    return None if known == text else problem(ReasonCode.TEXT_INVALID, f"the {what} is not valid Unicode: {known[:200]}")
 
 
 def check_pixels(height: int, width: int, max_pixels: int) -> Problem | None:

@@ -193,15 +193,16 @@ def parse(piece: Piece, context: Context) -> Iterator[SourceImage]:
         if isinstance(entry, Problem):
             yield Draft("").fail(entry)
             continue
+        regions = _regions_of(entry)
         if not entry.filename:
-            yield Draft("").fail(problem(ReasonCode.FILE_INVALID, "the entry has an empty filename"))
+            yield Draft("").fail(problem(ReasonCode.FILE_INVALID, "the entry has an empty filename"), len(regions))
             continue
         draft = Draft(_file_name(entry.filename, piece.paths[0], context))
         size = image_size(context.images, draft.file_name)
         if isinstance(size, Problem):
-            yield draft.fail(size)
+            yield draft.fail(size, len(regions))
             continue
-        for raw in _regions_of(entry):
+        for raw in regions:
             _add(draft, raw, block.attributes, context.class_attribute)
         yield draft.done(*size, context.max_pixels)
 

@@ -10,15 +10,15 @@ import fnmatch
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
-import yaml
-
 from transforms import storage
 from transforms.records import Category, InputError, Problem, ReasonCode, problem
+from transforms.sources import yaml_files
 from transforms.sources.geometry import polygon
 from transforms.sources.image_names import names_in
+from transforms.sources.lines import lines_of
 from transforms.sources.mask_files import image_size
 from transforms.sources.once import once
-from transforms.sources.source import Context, Draft, Format, Piece, SourceImage
+from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, escaped
 
 MAX_YAML_BYTES = 1 << 20
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".mpo", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
@@ -34,19 +34,17 @@ def parse(piece: Piece, context: Context) -> Iterator[SourceImage]:
     if not _is_labels(path):
         return
     names = classes(context.annotations)
+    data = piece.read().removeprefix(b"\xef\xbb\xbf")
     file_name = _image_of(context.relative(path), context.images.root)
-    if isinstance(file_name, Problem):
-        yield Draft(context.relative(path)).fail(file_name)
-        return
-    draft = Draft(file_name)
-    size = image_size(context.images, file_name)
+    draft = Draft(context.relative(path) if isinstance(file_name, Problem) else file_name)
+    size = file_name if isinstance(file_name, Problem) else image_size(context.images, file_name)
     if isinstance(size, Problem):
-        yield draft.fail(size)
+        yield draft.fail(size, len(lines_of(data)))
         return
     try:
-        text = piece.read().decode("utf-8-sig")
+        text = data.decode()
     except UnicodeDecodeError as error:
-        yield draft.fail(problem(ReasonCode.TEXT_INVALID, f"the text is not UTF-8 ({error.reason})"))
+        yield draft.fail(problem(ReasonCode.TEXT_INVALID, f"the text is not UTF-8 ({error.reason})"), len(lines_of(data)))
         return
     for line in text.split("\n"):
         if line.strip():
@@ -120,15 +118,6 @@ def _add(draft: Draft, words: list[str], names: Mapping[int, str], height: int, 
         draft.add(names[index], polygon([[share * (height if at % 2 else width) for at, share in enumerate(shares)]]))
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without references, a few of which can stand for gigabytes."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it refers to a part of itself with *, which is not read")
-        return super().compose_node(parent, index)
-
-
 @once
 def classes(annotations: str) -> Mapping[int, str]:
     """The names of the classes by their numbers, from the folder of the annotations or up to two above it.
@@ -146,8 +135,7 @@ def classes(annotations: str) -> Mapping[int, str]:
         if first:
             return _checked(*first[0])
         if "classes.txt" in files:
-            text = _read_text(files["classes.txt"])
-            return _checked(files["classes.txt"], [line.strip() for line in text.split("\n") if line.strip()])
+            return _checked(files["classes.txt"], _read_lines(files["classes.txt"]))
         above = storage.folder_of(folder.rstrip("/"))
         if not above or above == folder:
             break
@@ -155,23 +143,29 @@ def classes(annotations: str) -> Mapping[int, str]:
     raise InputError(f"there is no data.yaml with the names of the classes in {annotations}, nor up to two folders above it")
 
 
-def _read_text(path: str) -> str:
+def _read(path: str) -> bytes:
     with storage.open_read(path) as file:
         data = file.read(MAX_YAML_BYTES + 1)
     if len(data) > MAX_YAML_BYTES:
         raise InputError(f"FILE_INVALID: {path}: it is larger than {MAX_YAML_BYTES} bytes: no list of classes is")
+    return data
+
+
+def _read_lines(path: str) -> list[str]:
+    """The lines of a list of names, but for empty ones."""
     try:
-        return data.decode("utf-8-sig")
+        lines = _read(path).decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"FILE_INVALID: {path}: the text is not UTF-8 ({error.reason})") from None
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _read_names(path: str) -> object | None:
     """`names` of a YAML file, or None where it has none."""
     try:
-        content = yaml.load(_read_text(path), _Loader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date that is none
-        raise InputError(f"FILE_INVALID: {path}: {' '.join(str(error).split())}") from None
+        content = yaml_files.load(_read(path))
+    except ValueError as error:
+        raise InputError(f"FILE_INVALID: {path}: {error}") from None
     return content.get("names") if isinstance(content, dict) else None
 
 
@@ -182,8 +176,10 @@ def _checked(path: str, names: object) -> Mapping[int, str]:
     for number, name in pairs:
         if not isinstance(name, str | int | float) or not str(number).isdecimal():
             raise InputError(f"FILE_INVALID: {path}: names has {number!r}: {name!r}"[:300] + ", expected a number and a name")
-        found[int(number)] = str(name)
-    if not found or "" in found.values():
+        found[int(number)] = text = str(name)
+        if escaped(text) != text:
+            raise InputError(f"FILE_INVALID: {path}: the name of class {number} is not valid Unicode: {name!r}"[:300])
+    if not found or not all(map(str.strip, found.values())):
         raise InputError(f"FILE_INVALID: {path}: expected names, a list of the classes' names, none of them empty")
     if len(set(found.values())) < len(pairs):
         twice = sorted(name for name in set(found.values()) if list(found.values()).count(name) > 1)
