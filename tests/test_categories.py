@@ -105,6 +105,8 @@ def test_instances_follow_and_what_is_left_out_is_a_reject() -> None:
         ("- cat", "Expected `object"),
         ("only: [cat]", "unknown field `only`"),
         ("rename: {1: cat}", "Expected `str`"),
+        ('rename: {cat: "\\ud800"}', "is not valid Unicode"),
+        ("keep: [2024-13-45]", "a value that is none"),
         ("rename: {cat: ''}", "a class would have no name"),
         ("keep: [cat", "expected ',' or ']'"),
         ("keep: [cat]\ndrop: [dog]", "give one: each says"),

@@ -268,3 +268,24 @@ def test_recognise() -> None:
     assert not yolo.FORMAT.recognise("a/one.txt", b"./images/a.jpg\n")
     assert not yolo.FORMAT.recognise("a/one.txt", b"0 12 7 30 9 22 35\n")
     assert not yolo.FORMAT.recognise("a/one.csv", line(1, TRIANGLE).encode())
+
+
+def test_files_of_other_programs_are_passed_over(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/a.txt").write_text(line(0, TRIANGLE))
+    (tmp_path / "mkdocs.yml").write_text("theme: !!python/name:x.y\n")
+    (tmp_path / "broken.yaml").write_text("[")
+    (tmp_path / "voc.yaml").write_text("names: [cat]\n")
+    (found,) = source_images("yolo", tmp_path / "labels", tmp_path / "images")
+    assert found.names == ("cat",)
+
+
+def test_classes_are_found_above_a_relative_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "images/a.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/a.txt").write_text(line(0, TRIANGLE))
+    (tmp_path / "data.yaml").write_text("names: [cat]\n")
+    monkeypatch.chdir(tmp_path)
+    (found,) = source_images("yolo", Path("labels"), Path("images"))
+    assert found.names == ("cat",)

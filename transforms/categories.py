@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 import msgspec
-import yaml
 from apache_beam.pvalue import AsList, AsSingleton
 
 from transforms import storage
 from transforms.records import AnnotatedImage, Category, InputError, ReasonCode, Reject, problem, reject_instance
+from transforms.sources import yaml_files
+from transforms.sources.source import escaped
 
 
 class CategoryRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,8 +36,8 @@ def read_rules(path: str) -> CategoryRules:
     if data is None:
         raise InputError(f"--categories {path}: there is no such file")
     try:
-        rules = msgspec.convert(yaml.safe_load(data), CategoryRules)
-    except (yaml.YAMLError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
+        rules = msgspec.convert(yaml_files.load(data), CategoryRules)
+    except (ValueError, msgspec.ValidationError) as error:
         said = " ".join(str(error).split())
         raise InputError(f"--categories {path}: expected rename: {{old: new}}, keep, drop or order: […]: {said}") from None
     if sum(bool(given) for given in (rules.keep is not None, rules.drop, rules.order is not None)) > 1:
@@ -45,6 +46,9 @@ def read_rules(path: str) -> CategoryRules:
         raise InputError(f"--categories {path}: order: a class is named twice")
     if not all(name.strip() for name in (*rules.rename.values(), *(rules.order or ()))):
         raise InputError(f"--categories {path}: a class would have no name")
+    for name in (*rules.rename.values(), *(rules.order or ())):
+        if escaped(name) != name:
+            raise InputError(f"--categories {path}: the name {escaped(name)} is not valid Unicode")
     return rules
 
 

@@ -7,7 +7,9 @@ Source: `docs/en/datasets/segment/index.md` in the Ultralytics repository; `veri
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import PurePosixPath
 
 from transforms import storage
@@ -124,16 +126,16 @@ def classes(annotations: str) -> Mapping[int, str]:
 
     In each, of `data.yaml`, else the one YAML file that has `names`, else `classes.txt`, a name a line. Raises `InputError`.
     """
-    folder = annotations
+    folder = os.path.abspath(annotations) if storage.is_local(annotations) else annotations
     for _ in range(3):
         files = {storage.name_of(file.path): file.path for file in storage.list_folder(folder)}
-        lists = [path for name, path in sorted(files.items()) if name.endswith((".yaml", ".yml"))]
-        found = [(path, names) for path in lists if (names := _read_names(path)) is not None]
-        first = [one for one in found if storage.name_of(one[0]) == "data.yaml"] or found
-        if len(first) > 1:
-            raise InputError(f"several files have names of classes: {', '.join(path for path, _ in first)}: call one data.yaml")
-        if first:
-            return _checked(*first[0])
+        if "data.yaml" in files and (names := _read_names(files["data.yaml"])) is not None:
+            return _checked(files["data.yaml"], names)
+        found = list(_other_names(path for name, path in sorted(files.items()) if name != "data.yaml"))
+        if len(found) > 1:
+            raise InputError(f"several files have names of classes: {', '.join(path for path, _ in found)}: call one data.yaml")
+        if found:
+            return _checked(*found[0])
         if "classes.txt" in files:
             return _checked(files["classes.txt"], _read_lines(files["classes.txt"]))
         above = storage.folder_of(folder.rstrip("/"))
@@ -141,6 +143,15 @@ def classes(annotations: str) -> Mapping[int, str]:
             break
         folder = above
     raise InputError(f"there is no data.yaml with the names of the classes in {annotations}, nor up to two folders above it")
+
+
+def _other_names(paths: Iterable[str]) -> Iterator[tuple[str, object]]:
+    """YAML files that have `names`; one that can't be read is some other program's."""
+    for path in paths:
+        if path.endswith((".yaml", ".yml")):
+            with suppress(InputError):
+                if (names := _read_names(path)) is not None:
+                    yield path, names
 
 
 def _read(path: str) -> bytes:
