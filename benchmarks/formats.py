@@ -1,7 +1,7 @@
 """What it costs that annotations are in another format than COCO's: `make bench-formats`.
 
-One data set, written in each format; whole runs in one process, after one another in turn, each beside one of COCO's file; the
-ratio is the median of those. Masks are the same but for `cityscapes` and `mask_folders`, which are painted, and where objects
+One data set, written in each format; whole runs in one process, after one another in turn, each beside one of COCO's file, in seconds
+of the processor; the ratio is the median of those. Masks are the same but for `cityscapes` and `mask_folders`, which are painted, and where objects
 cover one another.
 """
 
@@ -192,7 +192,7 @@ def table(folder: Path, names: list[str], runs: int) -> Iterator[str]:
     """A line a format."""
     coco, images = folder / "instances.json", folder / "images"
     annotated = read(coco)
-    yield f"| {len(annotated):,} images of {WIDTH}×{HEIGHT}, as | MB of annotations | wall s | COCO beside it | times as long |"
+    yield f"| {len(annotated):,} images of {WIDTH}×{HEIGHT}, as | MB of annotations | processor s | COCO beside it | times as much |"
     yield "|---|---|---|---|---|"
     for name in names:
         written = folder / name
@@ -205,8 +205,8 @@ def table(folder: Path, names: list[str], runs: int) -> Iterator[str]:
                 (images / other).hardlink_to(images / one.file_name)
         found, beside = [], []
         for _ in range(runs):
-            beside.append(run("coco", coco, images, folder / "records").wall)
-            found.append(run(name, written, images, folder / "records").wall)
+            beside.append(run("coco", coco, images, folder / "records").processor)
+            found.append(run(name, written, images, folder / "records").processor)
             manifest = json.loads((folder / "records/manifest.json").read_text())
             if manifest["images"]["written"] != len(annotated):
                 sys.exit(f"{name}: {manifest['images']}, {manifest['reasons']}")
