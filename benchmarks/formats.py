@@ -1,8 +1,8 @@
 """What it costs that annotations are in another format than COCO's: `make bench-formats`.
 
-One data set, written in each format; whole runs in one process, after one another in turn, each beside one of COCO's file, in seconds
-of the processor; the ratio is the median of those. Masks are the same but for `cityscapes` and `mask_folders`, which are painted, and where objects
-cover one another.
+One data set, written in each format; whole runs in one process, after one another in turn, each beside one of COCO's file, in
+seconds of the processor; the ratio is the median of those. Masks are the same but for `cityscapes` and `mask_folders`, which are
+painted, and where objects cover one another.
 """
 
 from __future__ import annotations
