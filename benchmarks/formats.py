@@ -192,7 +192,8 @@ def table(folder: Path, names: list[str], runs: int) -> Iterator[str]:
     """A line a format."""
     coco, images = folder / "instances.json", folder / "images"
     annotated = read(coco)
-    yield f"| {len(annotated):,} images of {WIDTH}×{HEIGHT}, as | MB of annotations | processor s | COCO beside it | times as much |"
+    head = f"{len(annotated):,} images of {WIDTH}×{HEIGHT}, as"
+    yield f"| {head} | MB of annotations | processor s | COCO beside it | times as much |"
     yield "|---|---|---|---|---|"
     for name in names:
         written = folder / name
