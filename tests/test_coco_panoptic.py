@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,21 @@ def test_an_entry_that_cannot_be_read_is_one_reject(entry: dict[str, Any], tmp_p
     (found,) = parsed(save(tmp_path), GOOD, **entry)
     assert isinstance(found, Reject)
     assert (found.kind, found.reason) == ("annotation", "FIELD_INVALID")
+
+
+def test_a_picture_in_place_of_a_png_takes_no_time(tmp_path: Path) -> None:
+    noise = np.random.default_rng(7).integers(0, 2**24, (500, 1000))
+    noise[2:5, 3:9] = 258
+    entry = {"image_id": 7, "file_name": "one.png", "segments_info": [GOOD, {"id": 2**62, "category_id": 1}]}
+    folder = save(tmp_path, noise)
+    start = time.monotonic()
+    first, second = parse_panoptic(json.dumps(entry).encode(), folder, 1_000_000)
+    assert time.monotonic() - start < 3
+    assert isinstance(first, CocoAnnotation)
+    assert isinstance(first.instance.shape, RunLengths)
+    assert np.array_equal(run_lengths.to_mask(first.instance.shape), noise == 258)
+    assert isinstance(second, Reject)
+    assert second.reason == "EMPTY_MASK"
 
 
 def test_stuff_is_told_from_things() -> None:

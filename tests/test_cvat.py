@@ -266,6 +266,14 @@ def test_a_file_that_is_none_says_so(data: bytes, says: str, tmp_path: Path) -> 
     assert str(error.value).startswith(f"FILE_INVALID: {tmp_path}")
 
 
+@pytest.mark.parametrize("size", [1, 3, 8, 9, 1 << 16])
+def test_a_document_type_is_seen_however_it_is_read(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transforms.sources.cvat.CHUNK_BYTES", size)
+    (tmp_path / "annotations.xml").write_text("<?xml version='1.0'?><!DOCTYPE annotations>")
+    with pytest.raises(InputError, match="it has a document type"):
+        list(cut_images(str(tmp_path / "annotations.xml")))
+
+
 def test_a_large_file_takes_little_memory(tmp_path: Path) -> None:
     path = tmp_path / "annotations.xml"
     ring = [value for turn in range(500) for value in (30 + 20 * math.cos(turn), 20 + 15 * math.sin(turn))]

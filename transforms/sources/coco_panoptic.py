@@ -7,8 +7,10 @@ data formats on cocodataset.org. Images and annotations meet as those of COCO's 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
+import numpy as np
 
 from transforms import run_lengths, storage
 from transforms.ahead import ahead
@@ -18,6 +20,8 @@ from transforms.sources.coco_json import CocoAnnotation, Int64, box_of, image_id
 from transforms.sources.mask_files import decode_ids, empty
 from transforms.sources.source import decode, field
 
+_IDS = range(1, 2**24)
+"""That a PNG can hold."""
 _LOCAL_READS, _REMOTE_READS = 2, 32
 
 
@@ -80,23 +84,27 @@ def _parse_entry(raw: bytes, masks: ImageFolder, max_pixels: int) -> list[CocoAn
     if isinstance(entry, Problem) or image_id is None:
         said = entry.message if isinstance(entry, Problem) else f"'image_id': expected a whole number, found {entry.image_id!r}"
         return [Reject("annotation", None, None, ReasonCode.FIELD_INVALID.name, said)]
-    painted = _painted(entry.file_name, masks, max_pixels)
-    return [_parse_segment(segment, image_id, painted) for segment in entry.segments_info]
+    segments = list(map(partial(field, _segment), entry.segments_info))
+    wanted = {segment.id for segment in segments if isinstance(segment, _Segment)}
+    painted = _painted(entry.file_name, wanted, masks, max_pixels)
+    return [_annotation(segment, image_id, painted) for segment in segments]
 
 
-def _painted(file_name: str, masks: ImageFolder, max_pixels: int) -> dict[int, RunLengths] | Problem:
-    """Each segment's mask."""
+def _painted(file_name: str, wanted: set[int], masks: ImageFolder, max_pixels: int) -> dict[int, RunLengths] | Problem:
+    """The masks of the segments that are `wanted`: a PNG that is a picture has as many others as pixels."""
     data = masks.read(file_name)
     if isinstance(data, Problem):
         if data.code == ReasonCode.IMAGE_MISSING.name:
             return problem(ReasonCode.MASK_MISSING, f"there is no mask file {file_name!r} in {masks.root}")
         return data
     ids = decode_ids(data, file_name, max_pixels)
-    return ids if isinstance(ids, Problem) else run_lengths.by_value(ids)
+    if isinstance(ids, Problem):
+        return ids
+    known = np.array([number for number in sorted(wanted) if number in _IDS], np.int64)  # few enough for a table
+    return run_lengths.by_value(np.where(np.isin(ids, known, kind="table"), ids, 0))
 
 
-def _parse_segment(raw: msgspec.Raw, image_id: int, painted: dict[int, RunLengths] | Problem) -> CocoAnnotation | Reject:
-    segment = field(_segment, raw)
+def _annotation(segment: _Segment | Problem, image_id: int, painted: dict[int, RunLengths] | Problem) -> CocoAnnotation | Reject:
     if isinstance(segment, Problem):
         return Reject("annotation", image_id, None, segment.code, segment.message)
     shape = painted if isinstance(painted, Problem) else painted.get(segment.id) or empty()

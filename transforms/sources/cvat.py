@@ -99,9 +99,10 @@ def _texts(path: str) -> Iterator[str]:
                 text = decoder.decode(chunk)
             except UnicodeDecodeError as error:
                 raise _invalid(path, f"the text is not UTF-8 ({error.reason})") from None
-            if "<!DOCTYPE" in before + text or "<!ENTITY" in before + text:
+            seen = before + text
+            if "<!DOCTYPE" in seen or "<!ENTITY" in seen:
                 raise _invalid(path, "it has a document type, which CVAT's files have not, and which is not read")
-            before = text[-9:]
+            before = seen[-9:]
             yield text
 
 

@@ -9,7 +9,7 @@ from transforms.images import ImageFolder
 from transforms.records import Problem, ReasonCode, problem
 from transforms.sources.once import once
 
-EXTENSIONS = (".jpg", ".png", ".jpeg", ".JPG", ".PNG", ".JPEG", ".tif", ".tiff", ".bmp", ".webp", ".gif")
+EXTENSIONS = (".jpg", ".png", ".jpeg", ".JPG", ".PNG", ".JPEG", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".mpo", ".pgm", ".ppm")
 """Of image files, in the order that they are looked for."""
 _one_at_a_time = threading.Lock()
 

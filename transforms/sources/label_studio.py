@@ -18,13 +18,12 @@ import numpy as np
 from transforms import run_lengths, storage
 from transforms.records import Box, InputError, Problem, ReasonCode, Shape, problem
 from transforms.sources.geometry import ellipse, polygon, rectangle, ring_of, turned
-from transforms.sources.image_names import is_there
+from transforms.sources.image_names import EXTENSIONS, is_there
 from transforms.sources.json_blocks import Block, cut_blocks
 from transforms.sources.mask_files import image_size
-from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, check_pixels, decode, field, has_keys
+from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, check_pixels, decode, field, has_keys, head
 
 MAX_TASK_BYTES = 256 << 20  # some dozens of brush masks make a task that large
-_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
 _BEFORE, _BEHIND = b'{"tasks":', b"}"
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(.+)", re.DOTALL)
 """What Label Studio calls a file that is uploaded to it."""
@@ -44,9 +43,9 @@ class _Wrapped:
     def read(self, most: int) -> bytes:
         data = self._file.read(most)
         if not self._began:
-            data = data.removeprefix(b"\xef\xbb\xbf")
-            if not data.lstrip().startswith(b"["):
-                found = f"expected a list of tasks, found {data.lstrip()[:12]!r} at its beginning"
+            data = head(data)
+            if not data.startswith(b"["):
+                found = f"expected a list of tasks, found {data[:12]!r} at its beginning"
                 raise InputError(f"JSON_INVALID: {self._path}: {found}")
             self._began, data = True, _BEFORE + data
         elif not data and not self._ended:
@@ -165,7 +164,7 @@ def _file_name(task: _Task, context: Context) -> str | Problem:
         image = decode(_text, bytes(task.data["image"]))
     else:
         texts = [text for raw in task.data.values() if isinstance(text := decode(_text, bytes(raw)), str)]
-        images = [text for text in texts if text.lower().endswith(_EXTENSIONS)]
+        images = [text for text in texts if text.lower().endswith(EXTENSIONS)]
         if len(images) != 1:
             found = ", ".join(task.data)[:200]
             return problem(ReasonCode.FILE_INVALID, f"the task's data has {found or 'nothing'}, expected an image")
@@ -358,7 +357,7 @@ def decode_rle(data: bytes, pixels: int) -> tuple[run_lengths.Mask, run_lengths.
 
 def recognise(path: str, data: bytes) -> str | None:
     """Whether a file is of this format."""
-    if data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[" and has_keys(data, "id", "annotations", "result"):
+    if head(data).startswith(b"[") and has_keys(data, "id", "annotations", "result"):
         return "it is a list with annotations that have a result"
     return None
 

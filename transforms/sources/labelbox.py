@@ -7,6 +7,7 @@ Labelbox/labelbox-python, which has the forms of the addresses.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -17,7 +18,7 @@ from transforms.records import InputError, Problem, ReasonCode, RunLengths, Shap
 from transforms.sources.geometry import polygon
 from transforms.sources.lines import cut_lines, lines_of
 from transforms.sources.mask_files import Ids, What, check_size, empty, image_size, read_ids_in
-from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, decode, field, has_keys
+from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, check_pixels, decode, field, has_keys, head
 
 
 class _DataRow(msgspec.Struct):
@@ -151,17 +152,12 @@ def _image(line: _Line, context: Context) -> SourceImage:
     media = line.media_attributes
     size = (media.height, media.width) if media.height and media.width else image_size(context.images, draft.file_name)
     height, width = (0, 0) if isinstance(size, Problem) else size
-    objects = list(map(_object_of, annotations.objects))
-    fits = height > 0 and width > 0 and height * width <= context.max_pixels
-    masks = _Masks(objects, height, width, context) if fits else None
+    objects = list(map(partial(field, _object), annotations.objects))
+    too_large = check_pixels(height, width, context.max_pixels)
+    masks = None if too_large else _Masks(objects, height, width, context)
     for one in objects:
         _add(draft, one, masks)
     return draft.fail(size) if isinstance(size, Problem) else draft.done(height, width, context.max_pixels)
-
-
-def _object_of(raw: msgspec.Raw) -> _Object | Problem:
-    one = field(_object, raw)
-    return one
 
 
 def _add(draft: Draft, one: _Object | Problem, masks: _Masks | None) -> None:
@@ -235,7 +231,7 @@ class _Masks:
 
 def recognise(path: str, data: bytes) -> str | None:
     """Whether a file is of this format."""
-    first = data.removeprefix(b"\xef\xbb\xbf").lstrip().split(b"\n")[0]
+    first = head(data).split(b"\n")[0]
     return "a line has a data_row" if has_keys(first, "data_row") and (b'"row_data"' in first or b'"projects"' in first) else None
 
 

@@ -29,7 +29,7 @@ from transforms.records import (
 )
 from transforms.sources.mask_files import image_size, read_ids_in
 from transforms.sources.once import once
-from transforms.sources.source import Context, Draft, Format, Piece, SourceImage
+from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, check_pixels
 
 SPLITS = ("train", "validation", "test")
 MAX_LINE = 1 << 16  # characters
@@ -126,7 +126,7 @@ def parse(piece: Piece, context: Context) -> Iterator[SourceImage]:
     split = next((row.split for row in found if row.split), "")
     file_name, size = _image(image_id, split, context)
     height, width = (0, 0) if isinstance(size, Problem) else size
-    fits = 0 < height * width <= context.max_pixels
+    fits = not check_pixels(height, width, context.max_pixels)
     names = class_names(context.annotations)
     draft = Draft(file_name)
     boxes, masks = [row for row in found if row.mask_path is None], [row for row in found if row.mask_path is not None]

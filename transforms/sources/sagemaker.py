@@ -15,7 +15,7 @@ from transforms import run_lengths, storage
 from transforms.records import InputError, Problem, ReasonCode, problem
 from transforms.sources.lines import cut_lines, lines_of
 from transforms.sources.mask_files import Ids, check_size, image_size, read_ids_in
-from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, decode, field, has_keys
+from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, decode, field, has_keys, head
 
 BACKGROUND = "background"
 """The class, in lower case, of what belongs to no object."""
@@ -212,7 +212,7 @@ def _hex(value: int) -> str:
 
 def recognise(path: str, data: bytes) -> str | None:
     """Whether a file is of this format."""
-    first = data.removeprefix(b"\xef\xbb\xbf").lstrip().split(b"\n")[0]
+    first = head(data).split(b"\n")[0]
     if has_keys(first, "source-ref") and f'{_METADATA}"'.encode() in first:
         return "a line has source-ref and labels with metadata"
     return None

@@ -224,9 +224,14 @@ def field(decoder: msgspec.json.Decoder[Typed], data: bytes | msgspec.Raw) -> Ty
     return found
 
 
+def head(data: bytes) -> bytes:
+    """The beginning of a file without a byte order mark, nor what space there is before its text."""
+    return data.removeprefix(b"\xef\xbb\xbf").lstrip()
+
+
 def starts_json(data: bytes) -> bool:
     """Whether a file begins as a JSON object or list does."""
-    return data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
+    return head(data).startswith((b"{", b"["))
 
 
 def has_keys(data: bytes, *keys: str) -> bool:

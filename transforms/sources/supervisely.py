@@ -19,7 +19,7 @@ from transforms.rasterize import rasterize_polygons
 from transforms.records import Box, Problem, ReasonCode, RunLengths, Shape, problem
 from transforms.sources.geometry import Ring, polygon, ring_of
 from transforms.sources.mask_files import decode_ids, empty, placed
-from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, decode, field, has_keys
+from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, check_pixels, decode, field, has_keys
 
 MAX_PNG_BYTES = 64 << 20
 """Of a bitmap, no more is decompressed: what is cut off there is no PNG."""
@@ -95,7 +95,7 @@ def parse(piece: Piece, context: Context) -> Iterator[SourceImage]:
         yield draft.fail(file)
         return
     height, width = file.size.height, file.size.width
-    if height < 1 or width < 1 or height * width > context.max_pixels:
+    if check_pixels(height, width, context.max_pixels):
         height = width = 0  # nothing is drawn
     objects: dict[object, _Figure] = {}
     for place, raw in enumerate(file.objects):

@@ -16,14 +16,13 @@ from transforms import storage
 from transforms.records import Category, InputError, Problem, ReasonCode, problem
 from transforms.sources import yaml_files
 from transforms.sources.geometry import polygon
-from transforms.sources.image_names import names_in
+from transforms.sources.image_names import EXTENSIONS, names_in
 from transforms.sources.lines import lines_of
 from transforms.sources.mask_files import image_size
 from transforms.sources.once import once
 from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, escaped
 
 MAX_YAML_BYTES = 1 << 20
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".mpo", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 LABELS, IMAGES = "labels", "images"
 _NO_LABELS = ("classes.txt", "labels.txt")
 _NO_LABELS_OUTSIDE = (*_NO_LABELS, "train.txt", "val.txt", "valid.txt", "test.txt", "notes.txt", "readme*", "autosplit_*")
@@ -78,7 +77,7 @@ def _image_of(labels: str, root: str) -> str | Problem:
         if stem in names:
             return f"{folder}/{names[stem]}" if folder else names[stem]
     tried = " or ".join(repr(f"{folder}/{stem}".removeprefix("/")) for folder in folders)
-    return problem(ReasonCode.IMAGE_MISSING, f"there is no file {tried}, with {', '.join(EXTENSIONS)}, in the image folder")
+    return problem(ReasonCode.IMAGE_MISSING, f"there is no file {tried}, with .jpg, .png or the like, in the image folder")
 
 
 @once
