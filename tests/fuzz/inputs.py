@@ -399,7 +399,7 @@ def read_all(path: str, buckets: int) -> tuple[list[AnnotatedImage], list[Reject
             parts.setdefault(bucket, []).append(batch)
     images: list[AnnotatedImage] = []
     for group in parts.items():
-        for met in Meet().process(group, categories):
+        for met in Meet().process(group, categories, []):
             if isinstance(met, TaggedOutput):
                 rejects.append(met.value)
             else:
