@@ -591,3 +591,17 @@ def test_small_objects_are_dropped_once_they_are_drawn() -> None:
         assert [reject.annotation_id for reject in rejects] == expected
         assert {reject.reason for reject in rejects} <= {"DROPPED_SMALL"}
         assert len(kept.instances) + len(rejects) == 2
+
+
+def test_the_box_of_what_was_drawn_is_tight():
+    random = np.random.default_rng(4)
+    drawn = 0
+    for _ in range(3000):
+        height, width = (int(side) for side in random.integers(1, 60, 2))
+        ring = (random.uniform(-0.3, 1.3, (random.integers(3, 8), 2)) * (width, height)).round(2).ravel().tolist()
+        found = rasterize.rasterize(Instance(1, 1, None, None, False, Polygons.pack([ring])), height, width)
+        if isinstance(found, Instance):
+            rows, columns = np.nonzero(run_lengths.to_mask(found.shape))
+            assert found.box == (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1)
+            drawn += 1
+    assert drawn > 2000

@@ -31,6 +31,7 @@ from transforms.records import (
     reject_image,
     reject_instance,
 )
+from transforms.run_lengths import Runs
 
 MAX_COORDINATE = 1e5  # pixels; pycocotools takes gigabytes from 1e6 on
 MAX_OUTLINE = 2e6  # pixels along all rings; pycocotools walks them in fifths, some 50 bytes a step
@@ -197,8 +198,8 @@ def _without(instance: Instance, mask: RunLengths, above: Any) -> Instance | Pro
     return msgspec.structs.replace(instance, shape=shape, box=box, area=None)
 
 
-def check_run_lengths(shape: RunLengths, height: int, width: int) -> Problem | None:
-    """What must hold for run lengths to be a mask of an image. Codes: RLE_SIZE_MISMATCH, RLE_MALFORMED, EMPTY_MASK."""
+def checked_runs(shape: RunLengths, height: int, width: int) -> Runs | Problem:
+    """The runs, if they are a mask of an image of height × width pixels; else RLE_SIZE_MISMATCH, RLE_MALFORMED, EMPTY_MASK."""
     if (shape.height, shape.width) != (height, width):
         return problem(
             ReasonCode.RLE_SIZE_MISMATCH,
@@ -210,7 +211,13 @@ def check_run_lengths(shape: RunLengths, height: int, width: int) -> Problem | N
     wrong = run_lengths.check_runs(runs, height, width)
     if wrong is None and not run_lengths.area(runs):
         wrong = problem(ReasonCode.EMPTY_MASK, "the run lengths have no pixel inside the image")
-    return wrong
+    return wrong or runs
+
+
+def box_of_drawn(mask: RunLengths) -> Box:
+    """The tight half-open box around a mask that pycocotools has drawn, and so can measure: 3 µs, where `box_of` takes 60."""
+    x, y, width, height = cocomask.toBbox({"size": [mask.height, mask.width], "counts": mask.counts}).tolist()
+    return y, x, y + height, x + width
 
 
 def clip_box(box: Box, height: int, width: int) -> Box | None:
@@ -249,10 +256,12 @@ def rasterize(
             return drawn
         fixes += oddities(shape, values, height, width)
         shape = drawn
-    elif shape is not None:
-        wrong = check_run_lengths(shape, height, width)
-        if wrong:
-            return wrong
+    runs: Runs | None = None
+    if isinstance(instance.shape, RunLengths):
+        checked = checked_runs(instance.shape, height, width)
+        if isinstance(checked, Problem):
+            return checked
+        runs = checked
     box = None
     if instance.box is not None and (boxes == "annotation" or shape is None):
         box = clip_box(instance.box, height, width)
@@ -263,7 +272,7 @@ def rasterize(
             return problem(ReasonCode.BOX_INVALID, f"there is no mask, and the box {instance.box} has no area inside the image")
         if boxes == "annotation":
             fixes.append(Fix.BOX_FROM_MASK.name)
-        box = run_lengths.box_of(run_lengths.runs_of(shape), height)
+        box = box_of_drawn(shape) if runs is None else run_lengths.box_of(runs, height)
     return msgspec.structs.replace(instance, shape=shape, box=box, fixes=tuple(fixes))
 
 

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from transforms import run_lengths
-from transforms.rasterize import check_run_lengths, clip_box
+from transforms.rasterize import checked_runs, clip_box
 from transforms.records import (
     AnnotatedImage,
     Box,
@@ -84,9 +84,9 @@ def _scale_shape(shape: Shape, image: AnnotatedImage, height: int, width: int) -
         values[1::2] *= height / image.height
         return Polygons.pack([ring.tolist() for ring in shape.split(values)], shape.holes)
     if isinstance(shape, RunLengths):
-        wrong = check_run_lengths(shape, image.height, image.width)
-        if wrong:
-            return wrong
+        runs = checked_runs(shape, image.height, image.width)
+        if isinstance(runs, Problem):
+            return runs
         scaled = run_lengths.nearest(run_lengths.to_mask(shape), height, width)
         if not scaled.any():
             return problem(ReasonCode.DROPPED_SMALL, f"nothing is left of it at {height} × {width} (--max_side)")

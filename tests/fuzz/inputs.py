@@ -30,7 +30,7 @@ from pycocotools.coco import COCO
 
 from transforms import run_lengths
 from transforms.images import CheckedImage, ImageFolder, check_image
-from transforms.rasterize import MAX_COORDINATE, check_run_lengths, rasterize, rasterize_image
+from transforms.rasterize import MAX_COORDINATE, checked_runs, rasterize, rasterize_image
 from transforms.records import AnnotatedImage, InputError, Instance, Problem, ReasonCode, Reject, RunLengths
 from transforms.sources import json_blocks
 from transforms.sources.coco import FindDuplicates, Meet, ParseBlocks, cut_file
@@ -199,8 +199,8 @@ def check_decoder(counts: bytes, runs: list[int] | None, height: int, width: int
     else:
         assert decoded.tolist() == runs
         assert [one.tolist() for one in run_lengths.decode_checked([counts, b"5", counts])] == [runs, [5], runs]
-    wrong = check_run_lengths(RunLengths(height, width, counts), height, width)
-    assert wrong is None or allowed(wrong.code, ReasonCode.RLE_MALFORMED, ReasonCode.EMPTY_MASK)
+    checked = checked_runs(RunLengths(height, width, counts), height, width)
+    assert not isinstance(checked, Problem) or allowed(checked.code, ReasonCode.RLE_MALFORMED, ReasonCode.EMPTY_MASK)
 
 
 def run_lengths_of(data: bytes) -> tuple[Any, ...]:

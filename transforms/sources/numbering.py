@@ -18,7 +18,7 @@ from transforms.records import AnnotatedImage, Category, ReasonCode, Reject, pac
 from transforms.sharding import stable_hash
 from transforms.sources.source import SourceImage
 
-BUCKETS = 1024
+BUCKETS = 128
 """Of ids, each of which a worker gives out by itself."""
 _IDS = 2**24 // BUCKETS  # in a bucket
 _images = msgspec.msgpack.Decoder(list[SourceImage])
