@@ -19,8 +19,11 @@ def test_a_data_set_runs(data: RealData, real_data: Path, tmp_path: Path) -> Non
         annotations, images = data.prepare(annotations, tmp_path / "images")
     options = {"category_ids": "contiguous", "max_reject_fraction": 1.0}
     manifest = run_format(data.format, annotations, images, tmp_path / "out", **options)
-    assert manifest["images"] == {"read": data.counts.images, "written": data.counts.images, "rejected": 0, "dropped": 0}
-    assert manifest["reasons"] == {"image": {}, "annotation": data.counts.reasons}
+    of_images = data.counts.images_refused or {}
+    refused = sum(of_images.values())
+    images_ledger = {"read": data.counts.images, "written": data.counts.images - refused, "rejected": refused, "dropped": 0}
+    assert manifest["images"] == images_ledger
+    assert manifest["reasons"] == {"image": of_images, "annotation": data.counts.reasons}
     assert manifest["annotations"]["read"] == data.counts.annotations
     assert manifest["annotations"]["written"] == data.counts.annotations - sum(data.counts.reasons.values())
 
