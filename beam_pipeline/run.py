@@ -50,8 +50,8 @@ LOCAL_RUNNER = "FnApiRunner"
 
 WORTH_A_PROCESS = 12 << 20
 """Bytes of annotations for each process: of less, its start takes longer than what it spares."""
-INPUTS_AND_OUTPUT = ("annotations", "images", "output")
-"""Options that are paths."""
+INPUTS_AND_OUTPUT = ("annotations", "images", "masks", "output")
+"""Options that are paths which are looked at before anything else."""
 
 
 def check_beam_options(left: Sequence[str]) -> list[str]:
@@ -82,7 +82,8 @@ def check_paths(options: RunOptions) -> None:
         raise InputError(f"--trainer_config {MODEL_GARDEN}: the Model Garden can't read dense masks, choose --mask_encoding png")
     if options.tile and options.tile_overlap >= min(parse_tile(options.tile)):
         raise InputError(f"--tile_overlap is {options.tile_overlap}: expected less than the sides of --tile {options.tile}")
-    for name in INPUTS_AND_OUTPUT:
+    given = [name for name in INPUTS_AND_OUTPUT if getattr(options, name) is not None]
+    for name in given:
         path = getattr(options, name)
         if slip := re.match(r"(gs|s3|azfs):(?!//[^/])", path):  # gs:/bucket would be a folder of this machine
             raise InputError(f"--{name} {path}: expected {slip[1]}://NAME/…")
@@ -93,11 +94,11 @@ def check_paths(options: RunOptions) -> None:
         except BeamIOError as error:
             cause = next(iter((error.exception_details or {}).values()), error)
             raise InputError(f"--{name} {path}: no storage of that kind is known here: {cause}") from None
-    for name, there in zip(INPUTS_AND_OUTPUT, _look_at(options), strict=True):
+    for name, there in zip(given, _look_at(options, given), strict=True):
         if isinstance(there, InputError):
             raise InputError(f"--{name} {there}") from None
-        if name == "images" and not there:
-            raise InputError(f"--images {options.images}: there is no such folder")
+        if name in ("images", "masks") and not there:
+            raise InputError(f"--{name} {getattr(options, name)}: there is no such folder")
 
 
 def recognised(options: RunOptions, terminal: Terminal) -> RunOptions:
@@ -152,18 +153,18 @@ def _annotation_bytes(options: RunOptions) -> int:
     return sum(file.bytes for file in found)
 
 
-def _look_at(options: RunOptions) -> list[bool | InputError]:
-    """Whether anything is at each of `INPUTS_AND_OUTPUT`, as `storage.check` says; all at the same time."""
+def _look_at(options: RunOptions, names: Sequence[str]) -> list[bool | InputError]:
+    """Whether anything is at each of these paths, as `storage.check` says; all at the same time."""
 
     def look(name: str) -> bool | InputError:
         path = getattr(options, name)
         try:
-            return storage.check(path if name == "annotations" else storage.join(path, ""), only_read=name == "images")
+            return storage.check(path if name == "annotations" else storage.join(path, ""), only_read=name in ("images", "masks"))
         except InputError as error:
             return error
 
-    with ThreadPoolExecutor(len(INPUTS_AND_OUTPUT)) as pool:
-        return list(pool.map(look, INPUTS_AND_OUTPUT))
+    with ThreadPoolExecutor(len(names)) as pool:
+        return list(pool.map(look, names))
 
 
 def use_processes(options: RunOptions, beam_options: PipelineOptions, annotation_bytes: int) -> None:
