@@ -120,7 +120,7 @@ class ParsePieces(beam.DoFn):  # type: ignore[misc]
         counters.counter(counters.ANNOTATIONS_READ).inc(census.annotations)
 
     def _parse(self, pieces: list[Piece]) -> Iterator[list[SourceImage]]:
-        if len(pieces) == 1 or storage.is_local(pieces[0].paths[0]):
+        if len(pieces) == 1 or (storage.is_local(self.context.annotations) and storage.is_local(self.context.images.root)):
             yield from (list(self.format.parse(piece, self.context)) for piece in pieces)
         else:
             yield from (found for _, found in ahead(lambda one: list(self.format.parse(one, self.context)), pieces, REMOTE_READS))
