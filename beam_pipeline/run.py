@@ -40,7 +40,7 @@ from transforms.claims import SCRATCH, Claim, claimed_by
 from transforms.counters import SHARDS_REUSED
 from transforms.records import InputError, ReasonCode
 from transforms.sources import AUTO, COCO, OF_COCO, format_of
-from transforms.sources.files import find_files, is_pattern
+from transforms.sources.files import find_files
 from transforms.sources.recognise import recognise
 
 LOCAL_RUNNERS = frozenset({"FnApiRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner", "DirectRunner"})
@@ -321,7 +321,7 @@ def summary(options: RunOptions, outcome: Outcome | None, seconds: float) -> str
                 lines.append(f"  {count:>6,} {kind + 's' * (count > 1)}: {code}, {ReasonCode[code].value}{said}")
         lines.append(f"each of them, with its reason, is in {storage.join(options.output, REJECTS)}")
     as_annotated = manifest["options"]["format"] == COCO and not (
-        is_pattern(options.annotations) or options.max_side or options.tile
+        storage.is_pattern(options.annotations) or options.max_side or options.tile
     )
     compare = "" if not as_annotated else f" --coco {shlex.quote(options.annotations)}"
     lines.append(f"next: maskbeam verify {shlex.quote(options.output)}{compare}")

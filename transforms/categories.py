@@ -2,6 +2,7 @@
 
 rename: {kitten: cat, tomcat: cat}   # several with one name become one class
 keep: [cat, dog]                     # or drop: […]; after renaming, all else is left out
+order: [cat, dog]                    # or this: what is kept, numbered from 1, whether it is there or not
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import msgspec
 from apache_beam.pvalue import AsList, AsSingleton
 
 from transforms import storage
-from transforms.records import AnnotatedImage, Category, InputError, ReasonCode, Reject, problem, reject_instance
+from transforms.records import AnnotatedImage, Category, InputError, ReasonCode, Reject, names_by_id, problem, reject_instance
 from transforms.sources import yaml_files
 from transforms.sources.source import escaped
 
@@ -65,12 +66,7 @@ def select(categories: Sequence[Category], rules: CategoryRules) -> Selection:
     With `order`, its classes are numbered from 1, and need not be there. Raises `InputError` where the rules name another class
     that there is not, or leave none.
     """
-    of_id: dict[int, str] = {}
-    for category in sorted(categories):
-        if of_id.setdefault(category.category_id, category.name) != category.name:
-            both = f"{of_id[category.category_id]!r} and {category.name!r}"
-            raise InputError(f"the category id {category.category_id} stands for {both}: give each a number of its own")
-    names = {category.name for category in categories}
+    names = set(names_by_id(categories).values())
     renamed = {name: rules.rename.get(name, name) for name in names}
     if rules.order is not None:
         in_order = {name: number for number, name in enumerate(rules.order, start=1)}

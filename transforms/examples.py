@@ -17,7 +17,7 @@ import numpy.typing as npt
 from transforms import encode, run_lengths
 from transforms.encode import MaskEncoding
 from transforms.images import CheckedImage
-from transforms.records import AnnotatedImage, Category, InputError, Instance, Problem, ReasonCode, problem
+from transforms.records import AnnotatedImage, Category, InputError, Instance, Problem, ReasonCode, names_by_id, problem
 from transforms.run_lengths import Runs
 
 Feature = bytes | Sequence[bytes] | npt.NDArray[np.float32] | npt.NDArray[np.int64]
@@ -88,11 +88,7 @@ class LabelMap(NamedTuple):
     @classmethod
     def of(cls, categories: Sequence[Category], contiguous: bool) -> LabelMap:
         """Ids as they are, or 1 … K in their order. Raises `InputError` where that makes no label map."""
-        names: dict[int, str] = {}
-        for category in sorted(categories):
-            if names.setdefault(category.category_id, category.name) != category.name:
-                both = f"{names[category.category_id]!r} and {category.name!r}"
-                raise InputError(f"the category id {category.category_id} stands for {both}: give each a number of its own")
+        names = names_by_id(categories)
         by_name: dict[str, int] = {}
         for category_id, name in names.items():
             if by_name.setdefault(name, category_id) != category_id:

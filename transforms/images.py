@@ -11,9 +11,10 @@ import re
 import stat
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -36,6 +37,7 @@ from transforms import storage
 from transforms.ahead import Take, take_at_once
 from transforms.records import AnnotatedImage, Fix, Problem, ReasonCode, View, problem
 
+Result = TypeVar("Result")
 READ_FORMATS = tuple(
     plugin.format
     for plugin in (
@@ -300,9 +302,14 @@ def check_image(data: bytes, height: int, width: int, max_pixels: int, check: Im
     wrong = _check_jpeg(data) if data.startswith(JPEG) else None
     if wrong:
         return wrong
+    return _opened(data, lambda image: _check_open(image, data, (height, width), max_pixels, check))
+
+
+def _opened(data: bytes, look: Callable[[Image.Image], Result]) -> Result | Problem:
+    """What a look at an image gives; IMAGE_CORRUPT, IMAGE_UNSUPPORTED, PIXEL_LIMIT where that can't be."""
     try:
         with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
-            return _check_open(image, data, (height, width), max_pixels, check)
+            return look(image)
     except UnidentifiedImageError:
         return _unreadable(data, "unknown format")
     except Image.DecompressionBombError as error:
@@ -322,16 +329,12 @@ def size_of_image(data: bytes) -> tuple[int, int] | Problem:
 
     IMAGE_CORRUPT, IMAGE_UNSUPPORTED, PIXEL_LIMIT.
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
-            upright = orientation_of(image) not in _SIDEWAYS or image.format == "TIFF"  # which Pillow has turned
-            return (image.height, image.width) if upright else (image.width, image.height)
-    except UnidentifiedImageError:
-        return _unreadable(data, "unknown format")
-    except Image.DecompressionBombError as error:
-        return problem(ReasonCode.PIXEL_LIMIT, str(error))
-    except DAMAGED as error:
-        return _unreadable(data, str(error))
+
+    def look(image: Image.Image) -> tuple[int, int]:
+        upright = orientation_of(image) not in _SIDEWAYS or image.format == "TIFF"  # which Pillow has turned
+        return (image.height, image.width) if upright else (image.width, image.height)
+
+    return _opened(data, look)
 
 
 def _check_open(
@@ -394,13 +397,12 @@ _JPEG_QUALITY = 95  # of what is scaled or cut; with full colour, it adds errors
 
 def open_picture(checked: CheckedImage, view: View) -> Picture | Problem:
     """The pixels of a checked image at the view's scale, with an antialiasing filter; IMAGE_CORRUPT."""
-    try:
-        with Image.open(io.BytesIO(checked.data), formats=READ_FORMATS) as image:
-            size = view.scaled_width, view.scaled_height
-            picture = image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
-            return np.asarray(picture)
-    except DAMAGED as error:
-        return _unreadable(checked.data, str(error))
+
+    def look(image: Image.Image) -> Picture:
+        size = view.scaled_width, view.scaled_height
+        return np.asarray(image if image.size == size else image.resize(size, Image.Resampling.LANCZOS))
+
+    return _opened(checked.data, look)
 
 
 def show(picture: Picture, view: View, height: int, width: int, checked: CheckedImage) -> CheckedImage:

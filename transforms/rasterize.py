@@ -328,10 +328,11 @@ def rasterize_image(
     layered = any(instance.layer for instance in image.instances)
     for instance in image.instances:
         why = drops.why(instance)
-        drawn: Instance | Problem | None = why
-        if why is None or layered:  # what is left out covers others all the same
-            drawn = rasterize(instance, image.height, image.width, boxes, limits.points)
-        sort(instance.annotation_id, why if why and isinstance(drawn, Problem) else drawn or instance)
+        if why and not layered:
+            sort(instance.annotation_id, why)
+            continue
+        drawn = rasterize(instance, image.height, image.width, boxes, limits.points)  # what is left out covers all the same
+        sort(instance.annotation_id, why if why and isinstance(drawn, Problem) else drawn)
     if layered:
         all_of_it, kept = kept, []
         for instance, left in zip(all_of_it, cover(all_of_it, image.height, image.width), strict=True):

@@ -6,7 +6,7 @@ msgspec's C code in about a microsecond, where Beam would pickle a dataclass in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Literal
 
@@ -356,6 +356,16 @@ class Category(msgspec.Struct, frozen=True, array_like=True, order=True):
 
     category_id: int
     name: str
+
+
+def names_by_id(categories: Iterable[Category]) -> dict[int, str]:
+    """Names by ids, ascending. Raises `InputError` for an id that has two."""
+    names: dict[int, str] = {}
+    for category in sorted(categories):
+        if names.setdefault(category.category_id, category.name) != category.name:
+            both = f"{names[category.category_id]!r} and {category.name!r}"
+            raise InputError(f"the category id {category.category_id} stands for {both}: give each a number of its own")
+    return names
 
 
 class Reject(msgspec.Struct, frozen=True, gc=False):

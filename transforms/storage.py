@@ -190,11 +190,16 @@ def folder_of(path: str) -> str:
     return os.path.dirname(path) if is_local(path) else str(FileSystems.split(path)[0])  # Beam would make it absolute
 
 
+def is_pattern(path: str) -> bool:
+    """Whether a path has a character that makes it a pattern."""
+    return bool(set(path) & set("*?["))
+
+
 def is_folder(path: str) -> bool:
     """Whether a path is that of a folder; of a bucket, whether it ends in / or there is no object with just that name."""
     if is_local(path):
         return os.path.isdir(path)
-    return path.endswith("/") or not (set(path) & set("*?[") or exists(path))
+    return path.endswith("/") or not (is_pattern(path) or exists(path))
 
 
 def list_folder(folder: str) -> list[StoredFile]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
@@ -34,24 +34,24 @@ REMOTE_READS = 32
 WAITING_BYTES = 8 << 20
 
 
-def is_pattern(annotations: str) -> bool:
-    """Whether a path has a character that makes it a pattern."""
-    return bool(set(annotations) & set("*?["))
-
-
 def folder_of(annotations: str) -> str:
     """The folder that names below are relative to: the one that is given, or that of a file, or of a pattern's fixed part."""
     if storage.is_folder(annotations):
         return annotations.rstrip("/") or annotations
-    if is_pattern(annotations) and storage.exists(annotations):
+    if storage.is_pattern(annotations) and storage.exists(annotations):
         return storage.folder_of(annotations)
     fixed = annotations
-    while is_pattern(fixed) or fixed == annotations:
+    while storage.is_pattern(fixed) or fixed == annotations:
         above = storage.folder_of(fixed)
         if above == fixed:
             return above
         fixed = above
     return fixed
+
+
+def is_named(path: str, patterns: Sequence[str]) -> bool:
+    """Whether the name of a file is one of those that patterns stand for."""
+    return any(fnmatch.fnmatchcase(storage.name_of(path), pattern) for pattern in patterns)
 
 
 def find_files(annotations: str, format_: Format) -> list[storage.StoredFile]:
@@ -61,7 +61,7 @@ def find_files(annotations: str, format_: Format) -> list[storage.StoredFile]:
     found = storage.list_below(annotations.rstrip("/") or annotations)
     if storage.is_local(annotations):  # a pipe would be read forever
         found = [file for file in found if os.path.isfile(file.path)]
-    found = [file for file in found if any(fnmatch.fnmatchcase(storage.name_of(file.path), name) for name in format_.files)]
+    found = [file for file in found if is_named(file.path, format_.files)]
     if not found:
         raise InputError(f"there is no {' or '.join(format_.files)} in {annotations}, which --format {format_.name} reads")
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from transforms import storage
 from transforms.records import InputError
 from transforms.sources import COCO, COCO_PANOPTIC, PER_FILE, format_of
 from transforms.sources.coco import LISTS
+from transforms.sources.files import is_named
 from transforms.sources.json_blocks import cut_blocks
 from transforms.sources.source import HEAD_BYTES
 
@@ -48,7 +48,7 @@ def recognise(annotations: str) -> Recognised:
 def _look(name: str, paths: Sequence[str], folder: bool, heads: dict[str, bytes]) -> Recognised | None:
     """A format, if one of the first files that are named as its are is recognised by it."""
     patterns = ("*.json",) if name == COCO else format_of(name).files
-    named = [path for path in paths if not folder or any(fnmatch.fnmatchcase(storage.name_of(path), one) for one in patterns)]
+    named = [path for path in paths if not folder or is_named(path, patterns)]
     for path in named[:_FILES_LOOKED_AT]:
         if path not in heads:
             heads[path] = _head(path)
