@@ -1,8 +1,7 @@
 """What it costs that annotations are in another format than COCO's: `make bench-formats`.
 
-One data set, written in each format; whole runs in one process, after one another in turn, each beside one of COCO's file, in
-seconds of the processor; the ratio is the median of those. Masks are the same but for `cityscapes` and `mask_folders`, which are
-painted, and where objects cover one another.
+One data set, written in each format; whole runs in one process, after one another in turn, each beside one of a COCO file of the
+same masks, in seconds of the processor; the ratio is the median of those. Where masks are painted, that file has run lengths.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from bench import Cost, cost_of
 from make_data import AS_COCO, make
 from PIL import Image
@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from environments import python_with_maskbeam
 
 WIDTH, HEIGHT = 640, 480
+PET = "Abyssinian"
 
 
 class Annotated(NamedTuple):
@@ -159,25 +160,172 @@ def as_cityscapes(images: list[Annotated], folder: Path) -> None:
         (folder / f"{one.file_name.removesuffix('.jpg')}_gtFine_polygons.json").write_text(json.dumps(fields))
 
 
+def run_lengths(rings: list[list[float]]) -> dict[str, Any]:
+    found = cocomask.merge(cocomask.frPyObjects(rings, HEIGHT, WIDTH))
+    return {"size": found["size"], "counts": found["counts"].decode()}
+
+
+def pixels(ring: list[float]) -> npt.NDArray[np.bool_]:
+    return cocomask.decode(cocomask.frPyObjects([ring], HEIGHT, WIDTH))[..., 0] > 0
+
+
+def painted(one: Annotated) -> tuple[npt.NDArray[np.uint8], list[str]]:
+    """Shape (height, width): of each pixel, the number of the last object that has it, from 1 on, or 0; the objects' classes.
+
+    Objects that others cover are left out.
+    """
+    ids = np.zeros((HEIGHT, WIDTH), np.uint8)
+    for number, (_, ring) in enumerate(one.objects, start=1):
+        ids[pixels(ring)] = number
+    seen = np.unique(ids[ids > 0])
+    return np.where(ids > 0, np.searchsorted(seen, ids) + 1, 0).astype(np.uint8), [one.objects[number - 1][0] for number in seen]
+
+
 def as_mask_folders(images: list[Annotated], folder: Path) -> None:
     for one in images:
-        ids = np.zeros((HEIGHT, WIDTH), np.uint8)
-        for number, (_, ring) in enumerate(one.objects, start=1):
-            ids[cocomask.decode(cocomask.frPyObjects([ring], HEIGHT, WIDTH))[..., 0] > 0] = number
-        Image.fromarray(ids).save((folder / one.file_name).with_suffix(".png"))
+        Image.fromarray(painted(one)[0]).save((folder / one.file_name).with_suffix(".png"))
 
 
-FORMATS: dict[str, Callable[[list[Annotated], Path], None]] = {
-    "jsonl": as_jsonl,
-    "labelme": as_labelme,
-    "yolo": as_yolo,
-    "via": as_via,
-    "cvat": as_cvat,
-    "label_studio": as_label_studio,
-    "supervisely": as_supervisely,
-    "labelbox": as_labelbox,
-    "cityscapes": as_cityscapes,
-    "mask_folders": as_mask_folders,
+def as_pascal_voc(images: list[Annotated], folder: Path) -> None:
+    for name in ("Annotations", "SegmentationObject"):
+        (folder / name).mkdir()
+    for one in images:
+        ids, names = painted(one)
+        objects = []
+        for number, name in enumerate(names, start=1):
+            rows, columns = np.nonzero(ids == number)
+            corners = {"xmin": columns.min(), "ymin": rows.min(), "xmax": columns.max(), "ymax": rows.max()}
+            box = "".join(f"<{corner}>{value + 1}</{corner}>" for corner, value in corners.items())
+            objects.append(f"<object><name>{name}</name><bndbox>{box}</bndbox></object>")
+        size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height><depth>3</depth></size>"
+        text = f"<annotation><filename>{one.file_name}</filename>{size}{''.join(objects)}</annotation>"
+        (folder / "Annotations" / one.file_name).with_suffix(".xml").write_text(text)
+        image = Image.fromarray(ids, "P")
+        image.putpalette([value for number in range(256) for value in (number, 255 - number, number * 7 % 256)])
+        image.save((folder / "SegmentationObject" / one.file_name).with_suffix(".png"))
+
+
+def as_oxford_pets(images: list[Annotated], folder: Path) -> None:
+    (folder / "trimaps").mkdir()
+    for one in images:
+        trimap = np.where(pixels(one.objects[0][1]), np.uint8(1), np.uint8(2))
+        Image.fromarray(trimap).save(folder / "trimaps" / f"{PET}_{one.file_name.removesuffix('.jpg')}.png")
+
+
+def as_coco_panoptic(images: list[Annotated], folder: Path) -> None:
+    numbers = {name: number for number, name in enumerate(sorted({name for one in images for name, _ in one.objects}), start=1)}
+    (folder / "panoptic").mkdir()
+    entries = []
+    for image_id, one in enumerate(images, start=1):
+        ids, names = painted(one)
+        Image.fromarray(np.stack([ids, ids * 7, ids * 0], axis=-1)).save(folder / "panoptic" / f"{image_id}.png")
+        segments = [
+            {"id": number + 256 * (number * 7 % 256), "category_id": numbers[name], "iscrowd": 0}
+            for number, name in enumerate(names, start=1)
+        ]
+        entries.append({"image_id": image_id, "file_name": f"{image_id}.png", "segments_info": segments})
+    files = [
+        {"id": image_id, "file_name": one.file_name, "height": HEIGHT, "width": WIDTH} for image_id, one in enumerate(images, 1)
+    ]
+    categories = [{"id": number, "name": name, "isthing": 1} for name, number in numbers.items()]
+    data = {"images": files, "annotations": entries, "categories": categories}
+    (folder / "panoptic.json").write_text(json.dumps(data))
+
+
+def as_open_images(images: list[Annotated], folder: Path) -> None:
+    (folder / "masks").mkdir()
+    rows = ["MaskPath,ImageID,LabelName,BoxID,BoxXMin,BoxXMax,BoxYMin,BoxYMax,PredictedIoU,Clicks"]
+    for one in images:
+        image_id = one.file_name.removesuffix(".jpg")
+        for number, (name, ring) in enumerate(one.objects):
+            path = f"{image_id}_{number}.png"
+            Image.fromarray(pixels(ring)).save(folder / "masks" / path)
+            xs, ys = [x / WIDTH for x in ring[0::2]], [y / HEIGHT for y in ring[1::2]]
+            box = f"{min(xs):.6f},{max(xs):.6f},{min(ys):.6f},{max(ys):.6f}"
+            rows.append(f"{path},{image_id},{name},{number},{box},0.9,")
+    (folder / "train-annotations-object-segmentation.csv").write_text("\n".join(rows))
+
+
+def as_sagemaker(images: list[Annotated], folder: Path) -> None:
+    names = sorted({name for one in images for name, _ in one.objects})
+    lines = []
+    for one in images:
+        boxes = []
+        for name, ring in one.objects:
+            left, top, width, height = box_of(ring)
+            boxes.append({"class_id": names.index(name), "left": left, "top": top, "width": width, "height": height})
+        label = {"annotations": boxes, "image_size": [{"width": WIDTH, "height": HEIGHT, "depth": 3}]}
+        metadata = {"class-map": dict(enumerate(names)), "type": "groundtruth/object-detection"}
+        lines.append({"source-ref": f"s3://x/{one.file_name}", "things": label, "things-metadata": metadata})
+    (folder / "output.manifest").write_text("\n".join(map(json.dumps, lines)))
+
+
+def box_of(ring: list[float]) -> list[float]:
+    """left, top, width, height"""
+    left, top = min(ring[0::2]), min(ring[1::2])
+    return [left, top, max(ring[0::2]) - left, max(ring[1::2]) - top]
+
+
+def visible(one: Annotated) -> list[dict[str, Any]]:
+    """What is painted of each object."""
+    ids, names = painted(one)
+    found = []
+    for number, name in enumerate(names, start=1):
+        mask = cocomask.encode(np.asfortranarray(ids == number, np.uint8))
+        found.append({"category": name, "segmentation": {"size": mask["size"], "counts": mask["counts"].decode()}})
+    return found
+
+
+def whole(one: Annotated) -> list[dict[str, Any]]:
+    return [{"category": name, "segmentation": run_lengths([ring])} for name, ring in one.objects]
+
+
+def boxes(one: Annotated) -> list[dict[str, Any]]:
+    return [{"category": name, "bbox": box_of(ring)} for name, ring in one.objects]
+
+
+def first(one: Annotated) -> list[dict[str, Any]]:
+    return whole(one)[:1]
+
+
+def as_coco(images: list[Annotated], path: Path, shapes: Callable[[Annotated], list[dict[str, Any]]]) -> None:
+    """A COCO file of the same images, with other shapes."""
+    names = sorted({name for one in images for name, _ in one.objects})
+    annotations = []
+    for image_id, one in enumerate(images, start=1):
+        for shape in shapes(one):
+            category_id = names.index(shape.pop("category")) + 1
+            annotations.append(shape | {"id": len(annotations) + 1, "image_id": image_id, "category_id": category_id})
+    files = [{"id": number, "file_name": one.file_name, "height": HEIGHT, "width": WIDTH} for number, one in enumerate(images, 1)]
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+    path.write_text(json.dumps({"images": files, "annotations": annotations, "categories": categories}))
+
+
+class Written(NamedTuple):
+    """How a format is written; what a COCO file of the same masks has, if not the polygons."""
+
+    write: Callable[[list[Annotated], Path], None]
+    shapes: Callable[[Annotated], list[dict[str, Any]]] | None = None
+    image: str = "{}.jpg"
+    annotations: str = ""
+
+
+FORMATS = {
+    "jsonl": Written(as_jsonl),
+    "labelme": Written(as_labelme),
+    "yolo": Written(as_yolo),
+    "via": Written(as_via),
+    "cvat": Written(as_cvat),
+    "label_studio": Written(as_label_studio),
+    "supervisely": Written(as_supervisely, image="img/{}.jpg"),
+    "labelbox": Written(as_labelbox),
+    "sagemaker": Written(as_sagemaker, boxes),
+    "cityscapes": Written(as_cityscapes, visible, image="{}_leftImg8bit.png"),
+    "mask_folders": Written(as_mask_folders, visible),
+    "pascal_voc": Written(as_pascal_voc, visible, image="JPEGImages/{}.jpg"),
+    "coco_panoptic": Written(as_coco_panoptic, visible, annotations="panoptic.json"),
+    "oxford_pets": Written(as_oxford_pets, first, image=PET + "_{}.jpg"),
+    "open_images": Written(as_open_images, whole),
 }
 
 
@@ -190,31 +338,40 @@ def run(format_: str, annotations: Path, images: Path, output: Path) -> Cost:
 
 def table(folder: Path, names: list[str], runs: int) -> Iterator[str]:
     """A line a format."""
-    coco, images = folder / "instances.json", folder / "images"
-    annotated = read(coco)
+    images = folder / "images"
+    annotated = read(folder / "instances.json")
     head = f"{len(annotated):,} images of {WIDTH}×{HEIGHT}, as"
     yield f"| {head} | MB of annotations | processor s | COCO beside it | times as much |"
     yield "|---|---|---|---|---|"
     for name in names:
-        written = folder / name
+        format_, written, coco = FORMATS[name], folder / name, folder / "instances.json"
         written.mkdir()
-        FORMATS[name](annotated, written)
-        for one in annotated if name in ("cityscapes", "supervisely") else ():  # which look for it under another name
-            other = f"{one.file_name.removesuffix('.jpg')}_leftImg8bit.png" if name == "cityscapes" else f"img/{one.file_name}"
-            (images / other).parent.mkdir(exist_ok=True)
-            if not (images / other).exists():
-                (images / other).hardlink_to(images / one.file_name)
+        format_.write(annotated, written)
+        if format_.shapes:
+            coco = folder / f"{name}.json"
+            as_coco(annotated, coco, format_.shapes)
+        for one in annotated:  # some formats look for it under another name
+            other = images / format_.image.format(one.file_name.removesuffix(".jpg"))
+            other.parent.mkdir(exist_ok=True)
+            if not other.exists():
+                other.hardlink_to(images / one.file_name)
         found, beside = [], []
         for _ in range(runs):
-            beside.append(run("coco", coco, images, folder / "records").processor)
-            found.append(run(name, written, images, folder / "records").processor)
-            manifest = json.loads((folder / "records/manifest.json").read_text())
-            if manifest["images"]["written"] != len(annotated):
-                sys.exit(f"{name}: {manifest['images']}, {manifest['reasons']}")
-            print(name, found[-1], beside[-1], file=sys.stderr, flush=True)
-        ratio = statistics.median(one / other for one, other in zip(found, beside, strict=True))
+            beside.append(run("coco", coco, images, folder / "records"))
+            expected = instances_of(folder / "records")
+            found.append(run(name, written / format_.annotations, images, folder / "records"))
+            if instances_of(folder / "records") != expected:
+                sys.exit(f"{name}: {instances_of(folder / 'records')} instances, COCO's file has {expected}")
+            print(name, found[-1].processor, beside[-1].processor, file=sys.stderr, flush=True)
+        ratio = statistics.median(one.processor / other.processor for one, other in zip(found, beside, strict=True))
         size = sum(path.stat().st_size for path in written.rglob("*") if path.is_file()) / 1e6
-        yield f"| {name} | {size:.1f} | {statistics.median(found):.1f} | {statistics.median(beside):.1f} | {ratio:.2f} |"
+        seconds = [statistics.median(cost.processor for cost in costs) for costs in (found, beside)]
+        yield f"| {name} | {size:.1f} | {seconds[0]:.1f} | {seconds[1]:.1f} | {ratio:.2f} |"
+
+
+def instances_of(records: Path) -> int:
+    manifest = json.loads((records / "manifest.json").read_text())
+    return int(manifest["annotations"]["written"])
 
 
 def main() -> None:
