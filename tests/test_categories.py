@@ -111,6 +111,7 @@ def test_instances_follow_and_what_is_left_out_is_a_reject() -> None:
         ("keep: [cat", "expected ',' or ']'"),
         ("keep: [cat]\ndrop: [dog]", "give one: each says"),
         ("order: [cat]\ndrop: [dog]", "give one: each says"),
+        ("order: []", "order leaves no class"),
         ("order: [cat, cat]", "order: a class is named twice"),
         ("order: [' ']", "a class would have no name"),
         ("\xff\xfe\x00", "expected rename"),

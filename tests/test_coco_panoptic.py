@@ -109,7 +109,8 @@ def test_stuff_is_told_from_things() -> None:
 
 
 @pytest.mark.parametrize("beside", [True, False])
-def test_things_become_instances(beside: bool, tmp_path: Path) -> None:
+def test_things_become_instances(beside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH // 3)  # Pillow refuses twice as many
     (tmp_path / "images").mkdir()
     for number in (1, 2):
         Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / f"images/{number}.png")

@@ -131,8 +131,8 @@ def test_colours_that_no_object_has_take_no_time(tmp_path: Path, monkeypatch: py
     noise = np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     noise[3:9, 4:20] = PURPLE
     Image.fromarray(noise).save(tmp_path / "comp.png")
-    by_value, values = run_lengths.by_value, []
-    monkeypatch.setattr(run_lengths, "by_value", lambda ids: (values.append(len(np.unique(ids))), by_value(ids))[1])
+    masks, values = run_lengths.ValueRuns.masks, []
+    monkeypatch.setattr(run_lengths.ValueRuns, "masks", lambda runs: (values.append(len(np.unique(runs.values))), masks(runs))[1])
     assert one(part(), masks=str(tmp_path)).masks.sum() == 6 * 16
     assert values == [2]
 

@@ -290,3 +290,30 @@ def test_long_counts_take_little_memory_and_are_read_as_short_ones_are(text):
     assert peak < 40 * len(counts)
     assert runs.tolist() == slow_decode(counts)
     assert [one.tolist() for one in run_lengths.decode_checked([b"5", counts, b"5"])] == [[5], runs.tolist(), [5]]
+
+
+painted = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32 - 1), st.integers(1, 5)).map(
+    lambda made: np.random.default_rng(made[2]).integers(0, made[3], made[:2], np.uint8)
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(ids=painted, order=st.sampled_from("CF"))
+def test_each_value_of_a_painted_mask_is_coded_as_pycocotools_codes_it(ids, order):
+    found = run_lengths.value_runs(np.array(ids, order=order)).masks()
+    expected = {
+        value: cocomask.encode(np.asfortranarray(ids == value, np.uint8))["counts"] for value in np.unique(ids).tolist() if value
+    }
+    assert {value: mask.counts for value, mask in found.items()} == expected
+    assert list(found) == sorted(expected)
+    assert run_lengths.from_mask(ids).counts == cocomask.encode(np.asfortranarray(ids > 0, np.uint8))["counts"]
+
+
+def test_only_some_values_of_a_painted_mask():
+    ids = np.array([[1, 1, 2], [3, 1, 2]])
+    found = run_lengths.value_runs(ids).only([3, 2, 9]).masks()
+    assert {value: run_lengths.to_mask(mask).tolist() for value, mask in found.items()} == {
+        2: [[0, 0, 1], [0, 0, 1]],
+        3: [[0, 0, 0], [1, 0, 0]],
+    }
+    assert run_lengths.value_runs(ids).only([]).masks() == {}

@@ -43,6 +43,8 @@ def read_rules(path: str) -> CategoryRules:
         raise InputError(f"--categories {path}: expected rename: {{old: new}}, keep, drop or order: […]: {said}") from None
     if sum(bool(given) for given in (rules.keep is not None, rules.drop, rules.order is not None)) > 1:
         raise InputError(f"--categories {path}: of keep, drop and order, give one: each says what is left out")
+    if rules.order == []:
+        raise InputError(f"--categories {path}: order leaves no class")
     if rules.order is not None and len(set(rules.order)) < len(rules.order):
         raise InputError(f"--categories {path}: order: a class is named twice")
     if not all(name.strip() for name in (*rules.rename.values(), *(rules.order or ()))):

@@ -252,8 +252,11 @@ def _png_pixels(data: bytes) -> bytes:
     return b"".join(pixels)
 
 
-def check_png_rows(data: bytes) -> Problem | None:
-    """Whether as many rows are there as the header says; of interlaced ones, Pillow has to judge."""
+def check_png_rows(data: bytes, rows: bytearray | None = None) -> Problem | None:
+    """Whether as many rows are there as the header says; of interlaced ones, Pillow has to judge.
+
+    `rows` gets what they hold, each behind the byte that says how it is filtered.
+    """
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
     if interlaced or colour not in _PNG_CHANNELS:
         return None
@@ -263,7 +266,10 @@ def check_png_rows(data: bytes) -> Problem | None:
     found = 0
     try:
         for start in range(0, len(compressed), 1 << 14):
-            found += len(inflate.decompress(compressed[start : start + (1 << 14)]))
+            part = inflate.decompress(compressed[start : start + (1 << 14)])
+            found += len(part)
+            if rows is not None:
+                rows += part
             if inflate.eof or found > expected:  # what is too much, readers leave unread
                 break
     except zlib_ng.error as error:  # type: ignore[misc]  # as the library declares it
@@ -303,6 +309,11 @@ def check_image(data: bytes, height: int, width: int, max_pixels: int, check: Im
     if wrong:
         return wrong
     return _opened(data, lambda image: _check_open(image, data, (height, width), max_pixels, check))
+
+
+def lift_cap_of_pillow() -> None:
+    """Pillow refuses what has over 179 megapixels. The cap is our own, --max_megapixels."""
+    Image.MAX_IMAGE_PIXELS = None
 
 
 def _opened(data: bytes, look: Callable[[Image.Image], Result]) -> Result | Problem:

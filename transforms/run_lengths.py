@@ -9,6 +9,7 @@ Source: `rleToString` and `rleFrString` in cocoapi's maskApi.c.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -88,8 +89,18 @@ def decode_checked(counts: Sequence[bytes]) -> list[Runs]:
 
 def encode_counts(runs: Runs) -> bytes:
     """Runs, int64 and all ≥ 0, to compressed counts."""
+    return encode_all([runs])[0]
+
+
+def encode_all(masks: Sequence[Runs]) -> list[bytes]:
+    """The same of several masks, for which numpy is called once: 7 take 0.1 ms, one by one 0.5."""
+    if not masks:
+        return []
+    sizes = np.array([len(runs) for runs in masks])
+    runs = np.concatenate(masks)
+    place = np.arange(len(runs)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     values = runs.copy()
-    values[3:] -= runs[1:-2]
+    values[2:] -= np.where(place[2:] > 2, runs[:-2], 0)
     columns = []
     going = np.ones(len(values), bool)
     while going.any():
@@ -98,8 +109,11 @@ def encode_counts(runs: Runs) -> bytes:
         more = np.where(group & 16, values != -1, values != 0)
         columns.append(np.where(going, group + 48 + 32 * more, 0))
         going &= more
-    characters = np.stack(columns, axis=1).astype(np.uint8).ravel()
-    return characters[characters > 0].tobytes()
+    characters = np.stack(columns, axis=1).astype(np.uint8)
+    lengths = np.cumsum(np.count_nonzero(characters, axis=1))[np.cumsum(sizes) - 1].tolist()
+    text = characters.ravel()
+    every = text[text > 0].tobytes()
+    return [every[start:stop] for start, stop in zip([0, *lengths[:-1]], lengths, strict=True)]
 
 
 def check_runs(runs: Runs, height: int, width: int) -> Problem | None:
@@ -162,21 +176,45 @@ def complement(mask: RunLengths) -> RunLengths:
     return RunLengths(mask.height, mask.width, encode_counts(runs[1:] if not runs[0] else np.concatenate(([0], runs))))
 
 
-def by_value(ids: npt.NDArray[np.integer]) -> dict[int, RunLengths]:
-    """The run lengths of each value of an array of shape (height, width), but for 0; all in one walk over it."""
+class ValueRuns(NamedTuple):
+    """A painted mask as runs of equal pixels, down one column after the other.
+
+    `starts`: where each begins, ascending from 0, int64; `values`: what its pixels are.
+    """
+
+    height: int
+    width: int
+    starts: Runs
+    values: npt.NDArray[np.integer]
+
+    def only(self, wanted: Sequence[int]) -> ValueRuns:
+        """The same, but all values that are not wanted are 0."""
+        return self._replace(values=np.where(np.isin(self.values, np.array(wanted, np.int64)), self.values, 0))
+
+    def masks(self) -> dict[int, RunLengths]:
+        """The run lengths of each value but 0, in their order."""
+        pixels = self.height * self.width
+        stops = np.append(self.starts[1:], pixels)
+        order = np.argsort(self.values, kind="stable")
+        found: dict[int, Runs] = {}
+        for same in np.split(order, np.flatnonzero(np.diff(self.values[order])) + 1):
+            if value := int(self.values[same[0]]):
+                bounds = np.concatenate(([0], np.stack((self.starts[same], stops[same]), axis=1).ravel(), [pixels]))
+                runs = bounds[1:] - bounds[:-1]
+                found[value] = runs if runs[-1] else runs[:-1]
+        counts = encode_all(list(found.values()))
+        return {value: RunLengths(self.height, self.width, one) for value, one in zip(found, counts, strict=True)}
+
+
+def value_runs(ids: npt.NDArray[np.generic]) -> ValueRuns:
+    """The runs of equal values of an array of shape (height, width)."""
     height, width = ids.shape
-    column_major = ids.T.ravel()
-    starts = np.concatenate(([0], np.flatnonzero(column_major[1:] != column_major[:-1]) + 1))
-    stops = np.append(starts[1:], column_major.size)
-    values = column_major[starts]
-    order = np.argsort(values, kind="stable")
-    found: dict[int, RunLengths] = {}
-    for same in np.split(order, np.flatnonzero(np.diff(values[order])) + 1):
-        if value := int(values[same[0]]):
-            bounds = np.stack((starts[same], stops[same]), axis=1).ravel()
-            runs = np.diff(bounds, prepend=0, append=column_major.size).astype(np.int64)
-            found[value] = RunLengths(height, width, encode_counts(runs if runs[-1] else runs[:-1]))
-    return found
+    # Pixels are compared as they lie, and the few places sorted: to turn the array takes four times as long.
+    rows, columns = np.divmod(np.flatnonzero(ids[1:] != ids[:-1]), width)
+    down = columns * height + rows + 1
+    across = np.flatnonzero(ids[0, 1:] != ids[-1, :-1]) * height + height
+    starts = np.sort(np.concatenate(([0], across, down)))
+    return ValueRuns(height, width, starts, ids[starts % height, starts // height])
 
 
 def nearest(mask: Mask, height: int, width: int) -> Mask:
@@ -210,12 +248,10 @@ def to_mask(mask: RunLengths) -> Mask:
     return pixels
 
 
-def from_mask(mask: Mask) -> RunLengths:
+def from_mask(mask: npt.NDArray[np.integer | np.bool_]) -> RunLengths:
     """Run lengths of a mask of shape (height, width); whatever is not 0 belongs to it."""
-    height, width = mask.shape
-    column_major = (mask != 0).T.ravel()
-    changes = np.flatnonzero(np.diff(column_major)) + 1
-    bounds = np.concatenate(([0], changes, [column_major.size]))
-    if column_major[0]:
+    runs = value_runs(mask != 0)
+    bounds = np.append(runs.starts, mask.size)
+    if runs.values[0]:
         bounds = np.concatenate(([0], bounds))  # zeros come first, if only none of them
-    return RunLengths(height, width, encode_counts(np.diff(bounds)))
+    return RunLengths(runs.height, runs.width, encode_counts(np.diff(bounds)))

@@ -23,14 +23,13 @@ import numpy as np
 import PIL
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
-from PIL import Image
 
 from transforms import counters, events, garbage, progress, run_lengths, storage
 from transforms.ahead import Take, ahead, read_ahead, take_at_once
 from transforms.claims import Claim
 from transforms.encode import MaskEncoding
 from transforms.examples import LabelMap, build_record, of_lvis
-from transforms.images import JPEG, CheckedImage, ImageCheck, ImageFolder, check_image, open_picture, show
+from transforms.images import JPEG, CheckedImage, ImageCheck, ImageFolder, check_image, lift_cap_of_pillow, open_picture, show
 from transforms.records import AnnotatedImage, Category, Problem, Reject, pack, reject_image
 from transforms.run_lengths import Runs
 from transforms.sharding import ShardKey, ShardPlan, in_order
@@ -343,7 +342,7 @@ class _WriteShard(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         garbage.look_rarely()
-        Image.MAX_IMAGE_PIXELS = None  # the cap is our own, --max_megapixels
+        lift_cap_of_pillow()
         self.publisher = ThreadPoolExecutor(self.PUBLISHING)
 
     def teardown(self) -> None:

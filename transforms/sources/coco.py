@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from transforms import counters, garbage, progress, storage
 from transforms.batches import BatchWriter, Packer, read_batch
+from transforms.images import lift_cap_of_pillow
 from transforms.records import (
     AnnotatedImage,
     Category,
@@ -131,6 +132,7 @@ class ParseBlocks(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         garbage.look_rarely()
+        lift_cap_of_pillow()
         self.pool = ThreadPoolExecutor(BLOCKS_AHEAD)
 
     def teardown(self) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from functools import partial
 
 import msgspec
-import numpy as np
 
 from transforms import run_lengths, storage
 from transforms.ahead import ahead
@@ -100,8 +99,7 @@ def _painted(file_name: str, wanted: set[int], masks: ImageFolder, max_pixels: i
     ids = decode_ids(data, file_name, max_pixels)
     if isinstance(ids, Problem):
         return ids
-    known = np.array([number for number in sorted(wanted) if number in _IDS], np.int64)  # few enough for a table
-    return run_lengths.by_value(np.where(np.isin(ids, known, kind="table"), ids, 0))
+    return run_lengths.value_runs(ids).only([number for number in sorted(wanted) if number in _IDS]).masks()
 
 
 def _annotation(segment: _Segment | Problem, image_id: int, painted: dict[int, RunLengths] | Problem) -> CocoAnnotation | Reject:

@@ -17,11 +17,11 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.pvalue import AsList
-from PIL import Image
 
 from transforms import counters, garbage, progress, storage
 from transforms.ahead import ahead
 from transforms.batches import BatchWriter, Packer
+from transforms.images import lift_cap_of_pillow
 from transforms.records import AnnotatedImage, Category, Census, InputError, Reject, pack
 from transforms.sources.annotations import Annotations, find_annotations, in_window, log_found
 from transforms.sources.numbering import MergeNames, Number, bucket_of, in_order_of_names, pack_source_images
@@ -102,7 +102,7 @@ class ParsePieces(beam.DoFn):  # type: ignore[misc]
     def setup(self) -> None:
         garbage.look_rarely()
         forget()
-        Image.MAX_IMAGE_PIXELS = None  # the cap is our own, --max_megapixels
+        lift_cap_of_pillow()
 
     def teardown(self) -> None:
         self.writer.close()

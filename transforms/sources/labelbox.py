@@ -11,7 +11,6 @@ from functools import partial
 from urllib.parse import unquote, urlsplit
 
 import msgspec
-import numpy as np
 
 from transforms import run_lengths
 from transforms.records import InputError, Problem, ReasonCode, RunLengths, Shape, problem
@@ -191,7 +190,7 @@ class _Masks:
             return self._of_composite(one.composite_mask)
         parts = _parts(one.mask.url if one.mask else "")
         ids = self._read([f"{one.feature_id}.png", parts[-1]])
-        return ids if isinstance(ids, Problem) else run_lengths.from_mask((ids != 0).astype(np.uint8))
+        return ids if isinstance(ids, Problem) else run_lengths.from_mask(ids)
 
     def _of_composite(self, mask: _CompositeMask) -> Shape | Problem:
         colour = mask.colour()
@@ -209,7 +208,7 @@ class _Masks:
         ids = self._read([f"{parts[after]}.png", parts[-1]], "colours")
         if isinstance(ids, Problem):
             return ids
-        return run_lengths.by_value(np.where(np.isin(ids, self._wanted[url]), ids, 0))
+        return run_lengths.value_runs(ids).only(self._wanted[url]).masks()
 
     def _read(self, names: list[str], what: What = "values") -> Ids | Problem:
         """The first of some files that is there, of the image's size."""

@@ -15,8 +15,6 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-import numpy as np
-
 from transforms import run_lengths, storage
 from transforms.records import Problem, RunLengths
 from transforms.sources.image_names import find_image
@@ -89,7 +87,7 @@ def _one_an_object(piece: Piece, stem: str, context: Context) -> SourceImage:
 
 def _mask(path: str, max_pixels: int) -> RunLengths | Problem:
     ids = read_ids(path, max_pixels)
-    return ids if isinstance(ids, Problem) else run_lengths.from_mask((ids != 0).astype(np.uint8))
+    return ids if isinstance(ids, Problem) else run_lengths.from_mask(ids)
 
 
 def _size(masks: list[RunLengths | Problem], file_name: str, context: Context) -> tuple[int, int] | Problem:

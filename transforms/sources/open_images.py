@@ -162,7 +162,7 @@ def _partners(boxes: list[Row], masks: list[Row]) -> dict[int, int]:
     found: dict[int, int] = {}
     for at, row in enumerate(masks):
         key = _millionths(row)
-        for steps in itertools.product((0, -1, 1), repeat=4) if key else ():
+        for steps in itertools.product((0, -1, 1), repeat=4) if key and places else ():
             near = places.get((row.label, *(str(number + step) for number, step in zip(key or (), steps, strict=True))))
             if near:
                 found[at] = near.pop(0)

@@ -81,7 +81,7 @@ def _body(xml: Element | None, breed: str, path: str, draft: Draft, context: Con
     if isinstance(ids, Problem):
         return draft.fail(ids, 1)
     first = None if xml is None else xml.find("object")
-    mask = run_lengths.from_mask((ids != BACKGROUND).astype(np.uint8))
+    mask = run_lengths.from_mask(ids != BACKGROUND)
     draft.add(breed, mask, attributes=None if first is None else attributes_of(first))
     return draft.done(ids.shape[0], ids.shape[1], context.max_pixels)
 
@@ -90,7 +90,7 @@ def _trimap(path: str, max_pixels: int) -> Ids | Problem:
     ids = read_ids(path, max_pixels)
     if isinstance(ids, Problem):
         return ids
-    others = np.setdiff1d(ids, (FOREGROUND, BACKGROUND, BORDER))
+    others = np.setdiff1d(run_lengths.value_runs(ids).values, (FOREGROUND, BACKGROUND, BORDER))
     if others.size:
         return problem(ReasonCode.MASK_INVALID, f"the trimap {path} has the value {others[0]}, expected 1, 2 and 3")
     return ids

@@ -44,10 +44,11 @@ class Classes(NamedTuple):
 
 
 class Painted(NamedTuple):
-    """What is painted of an image: the mask and, where SegmentationClass is there, the value of the class of each object."""
+    """What is painted of an image: of each object the mask, the tight box around it, and its class's value."""
 
     size: tuple[int, int]
     masks: dict[int, RunLengths]
+    boxes: dict[int, Box | None]
     classes: dict[int, int] | None
     names: Classes
 
@@ -178,11 +179,11 @@ def _add(draft: Draft, one: Element, value: int, painted: Painted | None) -> Non
         draft.reject(box)
         return
     mask = painted.masks.get(value) if painted else None
-    wrong = _disagrees(name, box, value, mask, painted) if painted and mask else None
+    wrong = _disagrees(name, box, value, painted) if painted and mask else None
     draft.add(name, wrong or mask, box=box, attributes=attributes_of(one))
 
 
-def _disagrees(name: str, box: Box | None, value: int, mask: RunLengths, painted: Painted) -> Problem | None:
+def _disagrees(name: str, box: Box | None, value: int, painted: Painted) -> Problem | None:
     """MASK_INVALID where an object of the XML file and what is painted with its number are not the same."""
     names, classes = painted.names, painted.classes
     if classes is not None and (names.known or name in CLASSES):
@@ -190,7 +191,7 @@ def _disagrees(name: str, box: Box | None, value: int, mask: RunLengths, painted
         if found != name:
             message = f"object {value} is {name!r} in the XML, and its pixels are {found!r} in SegmentationClass"
             return problem(ReasonCode.MASK_INVALID, message)
-    around = run_lengths.box_of(run_lengths.runs_of(mask), mask.height)
+    around = painted.boxes[value]
     if box and around:
         y, x = (around[0] + around[2]) / 2, (around[1] + around[3]) / 2
         if not (box[0] <= y <= box[2] and box[1] <= x <= box[3]):
@@ -240,19 +241,25 @@ def _painted(tree: re.Match[str] | None, path: str, context: Context) -> Painted
 def _measured(ids: Ids, classes: Ids | None, names: Classes, where: str) -> Painted | Problem:
     height, width = ids.shape
     wrong = None if classes is None else check_size(classes, height, width, f"in SegmentationClass for {where}")
-    objects = wrong or objects_of(np.where(ids == VOID, 0, ids), where)
+    runs = run_lengths.value_runs(ids)
+    objects = wrong or objects_of(runs._replace(values=np.where(runs.values == VOID, 0, runs.values)), where)
     if isinstance(objects, Problem):
         return objects
-    return Painted((height, width), objects, None if classes is None else majorities(ids, classes), names)
+    decoded = run_lengths.decode_checked([mask.counts for mask in objects.values()])
+    boxes = {value: run_lengths.box_of(runs, height) for value, runs in zip(objects, decoded, strict=True)}
+    return Painted((height, width), objects, boxes, None if classes is None else majorities(ids, classes), names)
 
 
 def majorities(ids: Ids, classes: Ids) -> dict[int, int]:
     """The class that most pixels of each object have, but for background and void; of as many, the lower; 0 where none has."""
-    own = (ids != 0) & (ids != VOID)
-    found = dict.fromkeys(np.unique(ids[own]).tolist(), 0)
-    voting = own & (classes != 0) & (classes != VOID)
-    pairs, counts = np.unique(ids[voting].astype(np.int64) << 32 | classes[voting], return_counts=True)
-    most: dict[int, int] = {}
+    runs = run_lengths.value_runs(ids.astype(np.int64) << 32 | classes)
+    values, kinds = runs.values >> 32, runs.values & 0xFFFFFFFF
+    own = (values != 0) & (values != VOID)
+    found = dict.fromkeys(np.unique(values[own]).tolist(), 0)
+    voting = own & (kinds != 0) & (kinds != VOID)
+    pairs, places = np.unique(runs.values[voting], return_inverse=True)
+    counts = np.bincount(places, np.diff(runs.starts, append=ids.size)[voting])
+    most: dict[int, float] = {}
     for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
         value, kind = pair >> 32, pair & 0xFFFFFFFF
         if count > most.get(value, 0):
@@ -276,12 +283,12 @@ def indices(ids: Ids, colours: tuple[int, ...]) -> Ids | Problem:
     if ids.dtype != np.uint32:  # which only colours are read as
         return ids
     places = {COLOURS[VOID]: VOID} | {colour: place for place, colour in reversed(list(enumerate(colours)))}
-    values, inverse = np.unique(ids, return_inverse=True)
+    values = np.unique(run_lengths.value_runs(ids).values)
     for value in values.tolist():
         if value not in places:
             rgb = (value & 255, value >> 8 & 255, value >> 16)
             return problem(ReasonCode.MASK_INVALID, f"a mask has the colour {rgb}, which stands for no index")
-    found: npt.NDArray[np.int64] = np.array([places[value] for value in values.tolist()])[inverse].reshape(ids.shape)
+    found: npt.NDArray[np.int64] = np.array([places[value] for value in values.tolist()])[np.searchsorted(values, ids)]
     return found
 
 

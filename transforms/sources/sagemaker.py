@@ -171,7 +171,7 @@ def _with_masks(draft: Draft, label: bytes, metadata: bytes, context: Context) -
     if isinstance(ids, Problem):
         return draft.fail(ids)
     known = np.isin(ids, list(names))
-    painted = run_lengths.by_value(np.where(known, ids + 1, 0))  # one more, so that black is a colour
+    painted = run_lengths.value_runs(np.where(known, ids + 1, 0)).masks()  # one more, so that black is a colour
     for value, category in names.items():
         shape = painted.get(value + 1)
         if shape and category.lower() != BACKGROUND:
