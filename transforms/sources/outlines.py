@@ -42,14 +42,19 @@ def pack_outlines(texts: Sequence[bytes]) -> list[Polygons | None]:
     firsts = starts[counts > 1]
     steps[starts], steps[firsts + 1] = hundredths[starts], hundredths[firsts + 1]
     exact = np.logical_and.reduceat(hundredths / 100 == values, starts) & (counts % 2 == 0)
-    longest = np.maximum.reduceat(np.abs(steps), starts)
+    sizes_of_steps = np.abs(steps)
+    longest = np.maximum.reduceat(sizes_of_steps, starts)
     sound = np.maximum.reduceat(np.abs(values), starts) < LARGEST_PACKED
     sizes = np.where(exact & (longest < 2**15), 2, np.where(exact & (longest < 2**31), 4, 8))
+
+    most = sizes_of_steps.max()
 
     def packed(size: int) -> bytes:
         if size == 8:
             return values.astype("<f8").tobytes()
-        return np.where(np.abs(steps) < 2 ** (8 * size - 1), steps, 0).astype(f"<i{size}").tobytes()
+        bound = 2 ** (8 * size - 1)  # where all are below, nothing has to be left out
+        fitting = steps if most < bound else np.where(sizes_of_steps < bound, steps, 0)
+        return fitting.astype(f"<i{size}").tobytes()
 
     data = {size: packed(size) for size in set(sizes.tolist())}
     each = zip(plain, lengths, starts.tolist(), stops.tolist(), sizes.tolist(), sound.tolist(), strict=True)
