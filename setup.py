@@ -25,6 +25,7 @@ setup(
     package_data={"beam_pipeline": ["py.typed"], "transforms": ["py.typed"]},
     install_requires=[
         "apache-beam[gcp]>=2.70",
+        "ddsketch>=3.0",
         "google-cloud-storage>=3.3",
         "google-crc32c>=1.5",
         "msgspec>=0.19",
@@ -33,6 +34,7 @@ setup(
         "pycocotools>=2.0.8",
         "pysimdjson>=7.0",
         "pyyaml>=6.0",
+        "tensorflow-metadata>=1.14",
         "zlib-ng>=0.5",
         "zstandard>=0.20",
     ],

@@ -43,6 +43,7 @@ ENVIRONMENTS = {
     **TRAINERS,
     "airflow": Environment("Airflow 3.3", ("3.11", "3.12", "3.13")),
     "datumaro": Environment("Datumaro 1.13", ("3.11", "3.12", "3.10")),
+    "tfdv": Environment("TensorFlow Data Validation 1.16", ("3.11", "3.10", "3.9")),
 }
 
 

@@ -200,7 +200,7 @@ def build_record(
     if encoding == "dense":
         masks = encode.dense_masks(runs, height, width)
     boxes = np.array([one.box for one in instances], np.float64).reshape(-1, 4)
-    scaled: npt.NDArray[np.float32] = (boxes / (height, width, height, width)).clip(0, 1).astype(np.float32)
+    scaled = scale_boxes(boxes, np.array((height, width, height, width)))
     features: dict[str, Feature] = {
         "image/height": np.array([height]),
         "image/width": np.array([width]),
@@ -223,6 +223,11 @@ def build_record(
     if image.extras or any(one.attributes for one in instances):
         features |= _optional_features(image, labels)
     return encode_example(features)
+
+
+def scale_boxes(boxes: npt.NDArray[np.float64], sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Boxes in pixels, shape (N, 4), as parts of the image; `sizes` are (height, width, height, width), of all or of each."""
+    return (boxes / sizes).clip(0, 1).astype(np.float32)
 
 
 def _optional_features(image: AnnotatedImage, labels: LabelMap) -> Iterator[tuple[str, Feature]]:

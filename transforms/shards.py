@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -31,9 +31,9 @@ from transforms.encode import MaskEncoding
 from transforms.examples import LabelMap, build_record, of_lvis
 from transforms.images import JPEG, CheckedImage, ImageCheck, ImageFolder, check_image, lift_cap_of_pillow, open_picture, show
 from transforms.records import AnnotatedImage, Category, Problem, Reject, pack, reject_image
-from transforms.run_lengths import Runs
 from transforms.sharding import ShardKey, ShardPlan, in_order
-from transforms.statistics import CategoryStatistics, DatasetStatistics, SplitStatistics
+from transforms.statistics import DatasetStatistics
+from transforms.tally import Tally
 from transforms.tfrecord import RecordWriter
 
 LOCAL_READS, REMOTE_READS = 4, 32
@@ -43,8 +43,9 @@ READ_AHEAD_BYTES = 64 << 20
 CHECK_THREADS = 4
 STATES = "_state"
 """The folder, below the output, for what `--resume` has to know of each shard."""
-RECORDS_VERSION = 1
-"""To be raised when the same images and options give other shards than before, so that no old one is taken for new."""
+RECORDS_VERSION = 2
+"""To be raised when the same images and options give other shards or other statistics than before, so that no old one is taken
+for new."""
 
 
 class ShardSummary(msgspec.Struct, frozen=True):
@@ -76,40 +77,6 @@ class RecordOptions(NamedTuple):
     max_record_bytes: int = 512_000_000
     max_pixels: int = 100_000_000
     check_images: ImageCheck = "full"
-
-
-def count_image(
-    split: SplitStatistics, image: AnnotatedImage, checked: CheckedImage, masks: Sequence[Runs], labels: LabelMap
-) -> None:
-    """Adds a written image to the statistics of its split."""
-    split.images += 1
-    split.images_without_instances += not image.instances
-    split.instances += len(image.instances)
-    split.instances_an_image.add(len(image.instances))
-    split.image_height.add(checked.height)
-    split.image_width.add(checked.width)
-    split.formats[checked.format] = split.formats.get(checked.format, 0) + 1
-    fixes = Counter(checked.fixes)
-    seen = set()
-    for instance, mask in zip(image.instances, masks, strict=True):
-        fixes.update(instance.fixes)
-        split.crowds += instance.is_crowd
-        label, _ = labels.labels[instance.category_id]
-        category = split.categories.setdefault(label, CategoryStatistics())
-        category.instances += 1
-        category.images += label not in seen
-        seen.add(label)
-        category.crowds += instance.is_crowd
-        if instance.shape is None:
-            split.instances_without_mask += 1
-        else:
-            category.mask_area.add(run_lengths.area(mask))
-        if instance.box:
-            ymin, xmin, ymax, xmax = instance.box
-            category.box_height.add(ymax - ymin)
-            category.box_width.add(xmax - xmin)
-    for fix, count in fixes.items():
-        split.fixes[fix] = split.fixes.get(fix, 0) + count
 
 
 class Fingerprint:
@@ -287,7 +254,7 @@ def draft_shard(
     if not claim.job:
         storage.make_folder(claim.folder)
     temporary = claim.temporary_name(name)
-    statistics = SplitStatistics()
+    tally = Tally(labels, name)
     rejects: list[Reject] = []
     fingerprint = Fingerprint(name, options)
 
@@ -306,11 +273,12 @@ def draft_shard(
             if isinstance(record, Problem):
                 rejects += reject_image(image, record)
             elif isinstance(checked, CheckedImage):
+                tally.add(image, checked, masks, writer.bytes)
                 writer.write(record)
-                count_image(statistics, image, checked, masks, labels)
             observe(counters.READ_MS, 1000 * read_seconds)
             observe(counters.ENCODE_MS, 1000 * (time.perf_counter() - began))
         done.write()
+    statistics = tally.statistics()
     summary = ShardSummary(
         split, index, name, statistics.images, statistics.instances, writer.bytes, writer.crc32c, fingerprint.hex()
     )

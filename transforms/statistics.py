@@ -1,79 +1,22 @@
 """Summarize: statistics as values that merge exactly, in any order and however the data is cut into parts.
 
-Everything is an integer count, an integer sum or a minimum or maximum, so no rounding depends on the order.
+Everything is an integer count, an integer sum, a minimum or maximum, or the first by a total order, so nothing depends on the
+order of merges. How much it is does not depend on the number of images.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import apache_beam as beam
 import msgspec
 
-_SUBDIVISIONS = 4
-"""Bins between a power of two and the next; a bin is 12 to 25 % wide."""
+from transforms.samples import Samples
+from transforms.sketch import Sketch
 
-
-class Histogram(msgspec.Struct, array_like=True):
-    """Counts by value, in bins that are the same for everyone: four for each doubling, and one for 0.
-
-    `hundredths` is the sum of the values, each rounded to 0.01, in hundredths, so that it adds up exactly.
-    """
-
-    count: int = 0
-    hundredths: int = 0
-    low: float = math.inf
-    high: float = -math.inf
-    bins: dict[int, int] = {}
-
-    def add(self, value: float) -> None:
-        """Counts one value ≥ 0."""
-        value = float(value)
-        self.count += 1
-        self.hundredths += round(value * 100)
-        self.low = min(self.low, value)
-        self.high = max(self.high, value)
-        bin_ = bin_of(value)
-        self.bins[bin_] = self.bins.get(bin_, 0) + 1
-
-    def merge(self, other: Histogram) -> None:
-        """Takes in the other's values."""
-        self.count += other.count
-        self.hundredths += other.hundredths
-        self.low = min(self.low, other.low)
-        self.high = max(self.high, other.high)
-        for bin_, count in other.bins.items():
-            self.bins[bin_] = self.bins.get(bin_, 0) + count
-
-    def as_json(self) -> dict[str, Any]:
-        """For `statistics.json`: `bins` are [from, to, count], half-open, ascending."""
-        if not self.count:
-            return {"count": 0}
-        bins = [[*bounds_of(bin_), count] for bin_, count in sorted(self.bins.items())]
-        mean = self.hundredths / 100 / self.count
-        return {"count": self.count, "mean": round(mean, 4), "min": self.low, "max": self.high, "bins": bins}
-
-
-_ZERO_BIN = -(1 << 20)
-
-
-def bin_of(value: float) -> int:
-    """The bin of a value ≥ 0, exactly: from its exponent and the first bits of its mantissa."""
-    if value <= 0:
-        return _ZERO_BIN
-    mantissa, exponent = math.frexp(value)  # mantissa in [0.5, 1)
-    return exponent * _SUBDIVISIONS + int((mantissa - 0.5) * 2 * _SUBDIVISIONS)
-
-
-def bounds_of(bin_: int) -> tuple[float, float]:
-    """The values that a bin holds: from, to (excluded)."""
-    if bin_ == _ZERO_BIN:
-        return 0.0, 0.0
-    exponent, part = divmod(bin_, _SUBDIVISIONS)
-    step = 0.5 / _SUBDIVISIONS
-    return math.ldexp(0.5 + part * step, exponent), math.ldexp(0.5 + (part + 1) * step, exponent)
+GRID = 24
+"""Cells on a side of the grid that shows where boxes are."""
 
 
 class CategoryStatistics(msgspec.Struct, array_like=True):
@@ -82,9 +25,9 @@ class CategoryStatistics(msgspec.Struct, array_like=True):
     instances: int = 0
     images: int = 0
     crowds: int = 0
-    mask_area: Histogram = msgspec.field(default_factory=Histogram)
-    box_height: Histogram = msgspec.field(default_factory=Histogram)
-    box_width: Histogram = msgspec.field(default_factory=Histogram)
+    mask_area: Sketch = msgspec.field(default_factory=Sketch)
+    box_height: Sketch = msgspec.field(default_factory=Sketch)
+    box_width: Sketch = msgspec.field(default_factory=Sketch)
 
     def merge(self, other: CategoryStatistics) -> None:
         """Takes in the other's counts."""
@@ -97,33 +40,50 @@ class CategoryStatistics(msgspec.Struct, array_like=True):
 
 
 class SplitStatistics(msgspec.Struct, array_like=True):
-    """Of one split. `categories` goes by label id; `formats` counts images as written; `fixes` counts by name of `Fix`."""
+    """Of one split. `categories` goes by label id; `formats` counts images as written; `fixes` counts by name of `Fix`.
+
+    `box_aspect` is width / height of boxes, `mask_share` mask / image, of masks that are not empty. `boxes_over_grid` has, for
+    each of 24 × 24 cells of the image, row by row from the upper left, how many boxes its centre lies in. `image_bytes` are
+    those of the encoded images, `dense_mask_bytes` what the masks would take as float32 (4 · instances · height · width).
+    `box_ymin` to `box_xmax` and `area` have the values of the record's features: parts of the image, and pixels².
+    """
 
     images: int = 0
     images_without_instances: int = 0
     instances: int = 0
     instances_without_mask: int = 0
     crowds: int = 0
-    instances_an_image: Histogram = msgspec.field(default_factory=Histogram)
-    image_height: Histogram = msgspec.field(default_factory=Histogram)
-    image_width: Histogram = msgspec.field(default_factory=Histogram)
+    image_bytes: int = 0
+    dense_mask_bytes: int = 0
+    instances_an_image: Sketch = msgspec.field(default_factory=Sketch)
+    image_height: Sketch = msgspec.field(default_factory=Sketch)
+    image_width: Sketch = msgspec.field(default_factory=Sketch)
+    image_megapixels: Sketch = msgspec.field(default_factory=Sketch)
+    box_aspect: Sketch = msgspec.field(default_factory=Sketch)
+    mask_share: Sketch = msgspec.field(default_factory=Sketch)
+    box_ymin: Sketch = msgspec.field(default_factory=Sketch)
+    box_xmin: Sketch = msgspec.field(default_factory=Sketch)
+    box_ymax: Sketch = msgspec.field(default_factory=Sketch)
+    box_xmax: Sketch = msgspec.field(default_factory=Sketch)
+    area: Sketch = msgspec.field(default_factory=Sketch)
+    boxes_over_grid: list[int] = msgspec.field(default_factory=lambda: [0] * GRID**2)
     formats: dict[str, int] = {}
     fixes: dict[str, int] = {}
     categories: dict[int, CategoryStatistics] = {}
+    samples: Samples = msgspec.field(default_factory=Samples)
 
     def merge(self, other: SplitStatistics) -> None:
         """Takes in the other's counts."""
-        self.images += other.images
-        self.images_without_instances += other.images_without_instances
-        self.instances += other.instances
-        self.instances_without_mask += other.instances_without_mask
-        self.crowds += other.crowds
-        self.instances_an_image.merge(other.instances_an_image)
-        self.image_height.merge(other.image_height)
-        self.image_width.merge(other.image_width)
-        for mine, theirs in ((self.formats, other.formats), (self.fixes, other.fixes)):
-            for name, count in theirs.items():
-                mine[name] = mine.get(name, 0) + count
+        for name in self.__struct_fields__:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if isinstance(mine, int):
+                setattr(self, name, mine + theirs)
+            elif isinstance(mine, Sketch | Samples):
+                mine.merge(theirs)
+        self.boxes_over_grid = [one + more for one, more in zip(self.boxes_over_grid, other.boxes_over_grid, strict=True)]
+        for counts, more_counts in ((self.formats, other.formats), (self.fixes, other.fixes)):
+            for name, count in more_counts.items():
+                counts[name] = counts.get(name, 0) + count
         for label, category in other.categories.items():
             self.categories.setdefault(label, CategoryStatistics()).merge(category)
 
@@ -142,8 +102,10 @@ class DatasetStatistics(msgspec.Struct, array_like=True):
         """For `statistics.json`: plain values, sorted; `names` gives the category of each label id."""
 
         def plain(value: Any) -> Any:
-            if isinstance(value, Histogram):
+            if isinstance(value, Sketch):
                 return value.as_json()
+            if isinstance(value, list):
+                return [plain(one) for one in value]
             if isinstance(value, dict):
                 return {str(key): plain(value[key]) for key in sorted(value)}
             if isinstance(value, msgspec.Struct):
@@ -152,6 +114,8 @@ class DatasetStatistics(msgspec.Struct, array_like=True):
 
         result = plain(self.splits)
         for name, split in self.splits.items():
+            grid = split.boxes_over_grid
+            result[name]["boxes_over_grid"] = [grid[start : start + GRID] for start in range(0, GRID**2, GRID)]
             for label in split.categories:
                 entry = result[name]["categories"][str(label)]
                 result[name]["categories"][str(label)] = {"name": names[label], **entry}

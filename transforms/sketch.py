@@ -1,0 +1,183 @@
+"""Sketches: quantiles of any number of values in little memory, which merge exactly.
+
+A DDSketch counts values in bins that are the same for everyone, each so narrow that any of its values stands for the others
+within 1 %. So the sketch of a whole is that of its parts, bit for bit, in whatever order they are merged. Other sketches that
+are in use, KLL and REQ, draw lots when they merge: they give other bytes each time, which our outputs must not.
+Source: Masson, Rim, Lee, "DDSketch", PVLDB 12 (2019); the PyPI library `ddsketch`, whose mapping and whose rank this has.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from ddsketch.mapping import LinearlyInterpolatedMapping
+
+BINS_A_DOUBLING = 64
+MILLION = 10**6
+"""Values are summed as whole millionths, so that no rounding depends on the order."""
+QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+"""Of those that `statistics.json` has."""
+
+
+class Mapping(LinearlyInterpolatedMapping):  # type: ignore[misc]
+    """Bins between a power of two and the next, all of one width: their bounds are exact, and no logarithm is taken.
+
+    `key` is of the bin (low, high] of a value; `value` is what stands for the values of a bin, none of which is further off
+    than 1 in 129.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(1 / (2 * BINS_A_DOUBLING + 1))
+        self.gamma = 1 + 1 / BINS_A_DOUBLING  # high / low of the widest; else both would come from a machine's log1p
+        self._multiplier = float(BINS_A_DOUBLING)
+
+    def bounds(self, key: int) -> tuple[float, float]:
+        """What a bin holds: from (excluded), to."""
+        return self._pow_gamma(key - 1), self._pow_gamma(key)
+
+
+MAPPING = Mapping()
+ZERO = -(1 << 20)
+"""The key of 0, below those of all other values."""
+
+
+class Values(NamedTuple):
+    """Finite values ≥ 0, with what a sketch wants of each, looked up for many at once."""
+
+    values: Sequence[float]
+    keys: Sequence[int]
+    millionths: Sequence[int]
+
+    @classmethod
+    def of(cls, values: npt.NDArray[Any]) -> Values:
+        """`Mapping.key` of all values, in the same steps."""
+        values = values.astype(np.float64)
+        mantissas, exponents = np.frexp(values)
+        keys = np.ceil((2 * mantissas - 1 + (exponents - 1)) * BINS_A_DOUBLING).astype(np.int64)
+        millionths = [int(value) for value in np.rint(values * MILLION).tolist()]
+        return cls(values.tolist(), np.where(values > 0, keys, ZERO).tolist(), millionths)
+
+    def part(self, start: int, stop: int) -> Values:
+        """Those from `start` to before `stop`."""
+        return Values(self.values[start:stop], self.keys[start:stop], self.millionths[start:stop])
+
+
+class Sketch(msgspec.Struct, array_like=True):
+    """A distribution of values ≥ 0. Count, sums, `low` and `high` are exact; quantiles are within 1 %.
+
+    `total` and `squares` are the sums of the values' millionths and of their squares, whole numbers of any size, big-endian:
+    msgpack's own end at 64 bits. `bins` counts values by the key of `Mapping`; there are at most 64 for each doubling.
+    """
+
+    count: int = 0
+    total: bytes = b""
+    squares: bytes = b""
+    low: float = math.inf
+    high: float = -math.inf
+    bins: dict[int, int] = {}
+
+    def add(self, value: float, times: int = 1) -> None:
+        """Counts one value ≥ 0, several times."""
+        if times:
+            key = MAPPING.key(value) if value > 0 else ZERO
+            millionths = round(value * MILLION)
+            self._add(times, millionths * times, millionths**2 * times, float(value), float(value))
+            self.bins[key] = self.bins.get(key, 0) + times
+
+    def add_all(self, some: Values) -> None:
+        """Counts each of several values."""
+        if some.values:
+            millionths = some.millionths
+            squares = sum(map(int.__mul__, millionths, millionths))
+            self._add(len(some.values), sum(millionths), squares, min(some.values), max(some.values))
+            for key in some.keys:
+                self.bins[key] = self.bins.get(key, 0) + 1
+
+    def merge(self, other: Sketch) -> None:
+        """Takes in the other's values."""
+        self._add(other.count, _number(other.total), _number(other.squares), other.low, other.high)
+        for key, count in other.bins.items():
+            self.bins[key] = self.bins.get(key, 0) + count
+
+    def _add(self, count: int, total: int, squares: int, low: float, high: float) -> None:
+        self.count += count
+        self.total = _bytes(_number(self.total) + total)
+        self.squares = _bytes(_number(self.squares) + squares)
+        self.low, self.high = min(self.low, low), max(self.high, high)
+
+    @property
+    def zeros(self) -> int:
+        """How many values are 0."""
+        return self.bins.get(ZERO, 0)
+
+    @property
+    def mean(self) -> float:
+        """The mean of the values, each rounded to a millionth; 0 of none."""
+        return _number(self.total) / (self.count * MILLION) if self.count else 0.0
+
+    @property
+    def std_dev(self) -> float:
+        """The standard deviation of the values as a whole population, as TFDV has it; 0 of none."""
+        if not self.count:
+            return 0.0
+        total, squares = _number(self.total), _number(self.squares)
+        return math.sqrt((self.count * squares - total**2) / (self.count * MILLION) ** 2)
+
+    def quantile(self, share: float) -> float:
+        """The value that `share` (0 to 1) of the values are below, within 1 %. Raises `ValueError` where there is none."""
+        return self.quantiles([share])[0]
+
+    def quantiles(self, shares: Sequence[float]) -> list[float]:
+        """The quantiles for several shares: of the values in order, that at `share` · (count - 1), rounded down."""
+        if not self.count:
+            raise ValueError("a sketch without values has no quantiles")
+        keys = sorted(self.bins)
+        ends = list(accumulate(self.bins[key] for key in keys))
+        found = (keys[bisect_right(ends, share * (self.count - 1))] for share in shares)
+        return [self._value(key) for key in found]
+
+    def _value(self, key: int) -> float:
+        value = 0.0 if key == ZERO else MAPPING.value(key)
+        return min(max(value, self.low), self.high)
+
+    def values(self) -> list[tuple[float, int]]:
+        """What stands for the values of a bin, within 1 %, and how many there are; ascending."""
+        return [(self._value(key), count) for key, count in sorted(self.bins.items())]
+
+    def counts(self) -> list[tuple[float, float, int]]:
+        """The bins: from (excluded), to, count; ascending. That of 0 is from 0 to 0."""
+        bounds = ((0.0, 0.0) if key == ZERO else MAPPING.bounds(key) for key in sorted(self.bins))
+        return [(low, high, self.bins[key]) for (low, high), key in zip(bounds, sorted(self.bins), strict=True)]
+
+    def as_json(self) -> dict[str, Any]:
+        """For `statistics.json`; all but `count`, `min` and `max` in six digits."""
+        if not self.count:
+            return {"count": 0}
+        quantiles = {str(share): _short(value) for share, value in zip(QUANTILES, self.quantiles(QUANTILES), strict=True)}
+        return {
+            "count": self.count,
+            "mean": _short(self.mean),
+            "std_dev": _short(self.std_dev),
+            "min": self.low,
+            "max": self.high,
+            "quantiles": quantiles,
+        }
+
+
+def _number(stored: bytes) -> int:
+    return int.from_bytes(stored, "big")
+
+
+def _bytes(number: int) -> bytes:
+    return number.to_bytes((number.bit_length() + 7) // 8, "big")
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
