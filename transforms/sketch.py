@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from ddsketch.mapping import LinearlyInterpolatedMapping
 
-BINS_A_DOUBLING = 64
+BINS_A_DOUBLING = 128
 MILLION = 10**6
 """Values are summed as whole millionths, so that no rounding depends on the order."""
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
@@ -29,18 +29,18 @@ QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 class Mapping(LinearlyInterpolatedMapping):  # type: ignore[misc]
     """Bins between a power of two and the next, all of one width: their bounds are exact, and no logarithm is taken.
 
-    `key` is of the bin (low, high] of a value; `value` is what stands for the values of a bin, none of which is further off
-    than 1 in 129.
+    `key` is of the bin (low, high] of a value. `value` is its upper bound, which is above none of its values by more than 1 in
+    128; so whole numbers up to 256 stand for themselves, and so do most sizes that images have.
     """
 
     def __init__(self) -> None:
-        super().__init__(1 / (2 * BINS_A_DOUBLING + 1))
+        super().__init__(0.01)
         self.gamma = 1 + 1 / BINS_A_DOUBLING  # high / low of the widest; else both would come from a machine's log1p
         self._multiplier = float(BINS_A_DOUBLING)
 
-    def bounds(self, key: int) -> tuple[float, float]:
-        """What a bin holds: from (excluded), to."""
-        return self._pow_gamma(key - 1), self._pow_gamma(key)
+    def value(self, key: int) -> float:
+        bound: float = self._pow_gamma(key)
+        return bound
 
 
 MAPPING = Mapping()
@@ -73,7 +73,7 @@ class Sketch(msgspec.Struct, array_like=True):
     """A distribution of values ≥ 0. Count, sums, `low` and `high` are exact; quantiles are within 1 %.
 
     `total` and `squares` are the sums of the values' millionths and of their squares, whole numbers of any size, big-endian:
-    msgpack's own end at 64 bits. `bins` counts values by the key of `Mapping`; there are at most 64 for each doubling.
+    msgpack's own end at 64 bits. `bins` counts values by the key of `Mapping`; there are at most 128 for each doubling.
     """
 
     count: int = 0
@@ -153,7 +153,7 @@ class Sketch(msgspec.Struct, array_like=True):
 
     def counts(self) -> list[tuple[float, float, int]]:
         """The bins: from (excluded), to, count; ascending. That of 0 is from 0 to 0."""
-        bounds = ((0.0, 0.0) if key == ZERO else MAPPING.bounds(key) for key in sorted(self.bins))
+        bounds = ((0.0, 0.0) if key == ZERO else (MAPPING.value(key - 1), MAPPING.value(key)) for key in sorted(self.bins))
         return [(low, high, self.bins[key]) for (low, high), key in zip(bounds, sorted(self.bins), strict=True)]
 
     def as_json(self) -> dict[str, Any]:

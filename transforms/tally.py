@@ -36,6 +36,8 @@ RUNS_AT_ONCE = 1 << 17
 THINNEST = 1e-6
 """A box of less height, in pixels, counts as one of that in `box_aspect`, which would have no bounds else."""
 
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # of 2**64: multiples of it lie far apart
+
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -185,8 +187,8 @@ def boxes_over_grid(boxes: npt.NDArray[np.float32]) -> Integers:
 def _count_categories(split: SplitStatistics, some: _Counted, file: str) -> None:
     if not len(some.labels):
         return
-    factors = 2 * some.labels.astype(np.uint64) + np.uint64(1)  # so that not all categories show the same image
-    scores = (some.lots[some.owners] * factors) >> np.uint64(11)
+    own = some.labels.astype(np.uint64) * _GOLDEN  # a number for each category, so that not all of them show the same image
+    scores = (some.lots[some.owners] ^ own) >> np.uint64(11)
     order = np.lexsort((some.ids[some.owners], scores, some.labels))
     heights, widths = (Values.of(side) for side in (some.boxes[order, 2:] - some.boxes[order, :2]).T)
     masked = order[some.has_mask[order]]
