@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-cloud test-airflow test-engines test-trainers test-fuzz reliability fuzz lint format docs requirements bench bench-parts bench-annotations bench-formats data-sets bench-latency bench-scaling clean
+.PHONY: demo test test-cloud test-airflow test-engines test-tfdv test-trainers test-fuzz reliability fuzz lint format docs requirements bench bench-parts bench-annotations bench-formats data-sets bench-latency bench-scaling clean
 
 demo: $(VENV)/installed  ## a small data set, made on the spot, through everything
 	$(BIN)/maskbeam demo
@@ -22,6 +22,9 @@ test-airflow: $(VENV)/installed  ## the DAGs of deploy/airflow in a real Airflow
 
 test-engines: $(VENV)/installed  ## the same job on Flink, Spark and Prism, fetched into .environments: six minutes, and as much again at first
 	$(BIN)/pytest tests/engines -rs
+
+test-tfdv: $(VENV)/installed  ## statistics.pb beside TensorFlow Data Validation's own, installed into .environments: one minute
+	$(BIN)/pytest tests/tfdv -rs
 
 reliability: $(VENV)/installed  ## kills, full disks, faulty storage, adversarial loads; writes docs/reliability.md
 	$(BIN)/pytest tests/reliability

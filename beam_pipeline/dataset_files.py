@@ -5,6 +5,7 @@ from __future__ import annotations
 SUCCESS = "_SUCCESS"
 MANIFEST = "manifest.json"
 STATISTICS = "statistics.json"
+STATISTICS_PB = "statistics.pb"
 REJECTS = "rejects.jsonl"
 LABEL_MAP = "label_map.pbtxt"
 LABEL_MAP_CSV = "label_map.csv"
@@ -17,6 +18,7 @@ OURS = (
     SUCCESS,
     MANIFEST,
     STATISTICS,
+    STATISTICS_PB,
     REJECTS,
     LABEL_MAP,
     LABEL_MAP_CSV,

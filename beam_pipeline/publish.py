@@ -27,12 +27,14 @@ from beam_pipeline.dataset_files import (
     REJECTS,
     SHARDS,
     STATISTICS,
+    STATISTICS_PB,
     SUCCESS,
     TFDS_FEATURES,
     TFDS_INFO,
 )
 from beam_pipeline.options import RunOptions
 from beam_pipeline.tfds import tfds_features, tfds_info
+from beam_pipeline.tfdv_statistics import statistics_pb
 from beam_pipeline.trainer_bases import MODEL_GARDEN
 from beam_pipeline.trainer_config import facts_of, make_config
 from transforms import counters, events, storage
@@ -171,18 +173,21 @@ def as_json(value: object) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def contents(options: RunOptions, labels: LabelMap, manifest: dict[str, Any], statistics: dict[str, Any]) -> dict[str, bytes]:
+def contents(options: RunOptions, labels: LabelMap, manifest: dict[str, Any], statistics: DatasetStatistics) -> dict[str, bytes]:
     """The small files that lie beside the shards and the rejects, by name."""
+    names = dict(labels.items())
+    figures = statistics.as_json(names)
     files = {
         LABEL_MAP: label_map_pbtxt(labels),
         LABEL_MAP_CSV: label_map_csv(labels),
-        STATISTICS: as_json(statistics),
+        STATISTICS: as_json(figures),
+        STATISTICS_PB: statistics_pb(statistics, names, options.mask_encoding),
         MANIFEST: as_json(manifest),
         TFDS_INFO: as_json(tfds_info(manifest)),
         TFDS_FEATURES: as_json(tfds_features(options.mask_encoding)),
     }
     if options.trainer_config:
-        facts = facts_of(options.output, manifest, statistics, [label for label, _ in labels.items()])
+        facts = facts_of(options.output, manifest, figures, list(names))
         name = GARDEN_CONFIG if options.trainer_config == MODEL_GARDEN else PIPELINE_CONFIG
         files[name] = make_config(facts, options.trainer_config).encode()
     return files
@@ -352,7 +357,7 @@ def publish(
             write_empty_shards(claim, shards)
             write_rejects(claim, sorted(parts, key=lambda part: part.path))
             check_rejects(options, manifest)
-            claim.publish_all(contents(options, labels, manifest, statistics.as_json(dict(labels.items()))))
+            claim.publish_all(contents(options, labels, manifest, statistics))
             check_shards(output, shards)
             claim.publish_bytes(SUCCESS, b"")
         except Exception:

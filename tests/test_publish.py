@@ -54,7 +54,7 @@ from transforms.tfrecord import RecordWriter
 CATEGORIES = [Category(2, "dog"), Category(1, "cat")]
 PLAN = ShardPlan((("train", 2), ("val", 1)))
 BESIDE = ["_SUCCESS", "dataset_info.json", "features.json", "label_map.csv", "label_map.pbtxt", "manifest.json"]
-BESIDE += ["rejects.jsonl", "statistics.json"]
+BESIDE += ["rejects.jsonl", "statistics.json", "statistics.pb"]
 
 
 JOB = "0123456789abcdef0123456789abcdef"
