@@ -464,4 +464,4 @@ def test_records_are_those_of_this_version(encoding, digest):
     pixels = CheckedImage(b"as it lies", "jpeg", 4, 5, hashlib.sha256(b"as it lies").hexdigest(), ())
     image = image_with(instance(".....\n.##..\n.###.\n.....", area=4.5), instance(None, category_id=44, is_crowd=True))
     assert hashlib.sha256(record_of(image, pixels, encoding)).hexdigest() == digest
-    assert RECORDS_VERSION == 1
+    assert RECORDS_VERSION == 2

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
+import msgspec
 import pytest
 from conftest import Data, digests
 from PIL import Image
@@ -155,6 +157,33 @@ def test_a_damaged_shard_or_state_is_written_anew(work: Run, tmp_path: Path, dam
     work("a", resume=True)
     assert changed(before, tmp_path / "a") == {name}
     assert digests(tmp_path / "a") == good
+
+
+def as_of_the_first_version(state: bytes) -> bytes:
+    """A state as it was stored when statistics had histograms of few bins."""
+    summary, statistics, rejects = msgspec.msgpack.decode(state[4:]).values()
+    histogram = [3, 600, 1.0, 3.0, {4: 1, 8: 2}]
+    for split, now in statistics[0].items():
+        statistics[0][split] = [*now[:5], *[histogram] * 3, {"jpeg": now[0]}, {}, {1: [now[2], now[0], 0, *[histogram] * 3]}]
+    data = msgspec.msgpack.encode({"summary": summary, "statistics": statistics, "rejects": rejects})
+    return int(google_crc32c.value(data)).to_bytes(4, "big") + data
+
+
+@pytest.mark.parametrize("what", ["state", "fingerprint"])
+def test_a_shard_of_an_earlier_version_is_written_anew(
+    work: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(shards, "RECORDS_VERSION", 1 if what == "fingerprint" else shards.RECORDS_VERSION)
+        work("a")
+    states = list((tmp_path / "a" / shards.STATES).iterdir())
+    assert len(states) == 6
+    if what == "state":
+        for path in states:
+            path.write_bytes(as_of_the_first_version(path.read_bytes()))
+    assert work("a", resume=True).shards_reused == 0
+    work("fresh")
+    assert digests(tmp_path / "a") == digests(tmp_path / "fresh")
 
 
 def test_a_job_that_was_broken_off_is_gone_on_with(work: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from beam_pipeline.tfdv_statistics import statistics_pb
 from transforms import coders, run_lengths
 from transforms.coders import StructCoder
 from transforms.examples import LabelMap
@@ -33,8 +34,9 @@ LABELS = LabelMap.of([Category(label, name) for label, name in NAMES.items()], F
 HEIGHT, WIDTH = 4, 6
 
 
-def as_bytes(statistics: DatasetStatistics) -> bytes:
-    return json.dumps(statistics.as_json(NAMES)).encode()
+def as_bytes(statistics: DatasetStatistics) -> tuple[bytes, bytes]:
+    """The bytes of statistics.json and statistics.pb."""
+    return json.dumps(statistics.as_json(NAMES)).encode(), statistics_pb(statistics, NAMES, "png")
 
 
 def merged(parts: Iterable[DatasetStatistics]) -> DatasetStatistics:
@@ -94,7 +96,7 @@ def merged_at_random(parts: list[DatasetStatistics], randomness: random.Random) 
     return merged(waiting)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(parts=st.lists(single_images(), max_size=8), randomness=st.randoms(use_true_random=False))
 def test_any_order_and_nesting_of_merges_gives_the_same(parts: list[DatasetStatistics], randomness: random.Random) -> None:
     expected = as_bytes(merged(parts))
@@ -174,6 +176,30 @@ def test_statistics_are_the_same_bytes_before_and_after_a_shuffle() -> None:
     coder = StructCoder(DatasetStatistics)
     statistics = counted("val", AnnotatedImage(1, "a", HEIGHT, WIDTH, ()), CheckedImage(b"", "png", 4, 6, "", ()))
     assert as_bytes(coder.decode(coder.encode(statistics))) == as_bytes(statistics)
+
+
+def encoded_sizes(*counts: int) -> list[int]:
+    """Of the statistics of the first so many of some images of one kind, seven instances each, all at other places."""
+    draw = np.random.default_rng(1)
+    shapes = [mask_of(int(area), 480, 640) for area in draw.lognormal(7, 1.5, 2000).clip(1, 300_000)]
+    corners = (draw.random((max(counts), 7, 2, 2)) * (480, 640)).round(2)
+    boxes = np.concatenate((corners.min(axis=2), corners.max(axis=2) + 0.01), axis=2).tolist()
+    areas = draw.integers(0, len(shapes), (max(counts), 7)).tolist()
+    tally, sizes = Tally(LABELS, "train-00000-of-00001.tfrecord"), []
+    for number in range(max(counts)):
+        described = zip(boxes[number], areas[number], strict=True)
+        instances = tuple(Instance(1, 1 + area % 3, tuple(box), None, False, shapes[area]) for box, area in described)
+        image = AnnotatedImage(number, f"{number}.jpg", 480, 640, instances)
+        checked = CheckedImage(b"", "jpeg", 480, 640, "", ())
+        tally.add(image, checked, run_lengths.masks_of(instances, 480, 640), 1000 * number)
+        if number + 1 in counts:
+            sizes.append(len(StructCoder(DatasetStatistics).encode(DatasetStatistics({"train": tally.statistics()}))))
+    return sizes
+
+
+def test_ten_times_the_images_take_little_more_memory() -> None:
+    few, many = encoded_sizes(1_000, 10_000)
+    assert few < many < 1.8 * few
 
 
 @pytest.mark.parametrize("count", [0, 1, 40])
