@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from transforms import read_records
+
 SUCCESS = "_SUCCESS"
-MANIFEST = "manifest.json"
+MANIFEST = read_records.MANIFEST
 STATISTICS = "statistics.json"
 STATISTICS_PB = "statistics.pb"
 REJECTS = "rejects.jsonl"

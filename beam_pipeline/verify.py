@@ -30,6 +30,7 @@ from transforms import storage
 from transforms.ahead import ahead
 from transforms.encode import MaskEncoding
 from transforms.examples import FEATURES, OPTIONAL_FEATURES
+from transforms.read_records import read_json
 from transforms.records import InputError
 from transforms.sources.coco_json import image_id_of, is_int
 from transforms.tfrecord import read_records
@@ -326,14 +327,6 @@ class CocoTruth:
 # ----------------------------------------------------------------------------------------------------- a data set
 
 
-def _read_json(output: str, name: str) -> Any:
-    try:
-        return json.loads(storage.read_bytes(storage.join(output, name)))
-    except Exception as error:
-        why = f"there is no {name} in it" if storage.is_missing(error) else f"{name} can't be read ({error})"
-        raise InputError(f"{output} is no data set of maskbeam's: {why}") from None
-
-
 def _read_text(output: str, name: str) -> str:
     try:
         return storage.read_bytes(storage.join(output, name)).decode()
@@ -367,7 +360,7 @@ def _read_rejects(output: str, faults: list[str]) -> list[dict[str, Any]]:
 
 def _check_statistics(output: str, manifest: Mapping[str, Any]) -> Iterator[str]:
     """Whether the statistics count what the shards hold."""
-    statistics = _read_json(output, STATISTICS)
+    statistics = read_json(output, STATISTICS)
     expected: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
     for shard in manifest["shards"]:
         expected[shard["split"]][0] += shard["records"]
@@ -406,7 +399,7 @@ def verify(output: str, coco: str | None = None, report: Callable[[str], None] =
     `report` is told of each shard as it is done.
     """
     tf = _tensorflow()
-    manifest = _read_json(output, MANIFEST)
+    manifest = read_json(output, MANIFEST)
     missing = {"options", "images", "annotations", "reasons", "shards"} - set(manifest)
     if missing:
         raise InputError(f"{output} is no data set of maskbeam's: {MANIFEST} has no {sorted(missing)[0]!r}")
@@ -467,7 +460,7 @@ def verify_command(output: str, coco: str | None) -> int:
         print(fault)
     if len(faults) > SHOWN:
         print(f"… and {len(faults) - SHOWN} more")
-    manifest = _read_json(output, MANIFEST)
+    manifest = read_json(output, MANIFEST)
     counts = f"{manifest['images']['written']:,} records with {manifest['annotations']['written']:,} instances"
     left_out = {kind: manifest[kind]["read"] - manifest[kind]["written"] for kind in ("images", "annotations")}
     if faults:

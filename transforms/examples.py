@@ -17,7 +17,7 @@ import numpy.typing as npt
 from transforms import encode, run_lengths
 from transforms.encode import MaskEncoding
 from transforms.images import CheckedImage
-from transforms.records import AnnotatedImage, Category, InputError, Instance, Problem, ReasonCode, names_by_id, problem
+from transforms.records import FLAGS, AnnotatedImage, Category, InputError, Instance, Problem, ReasonCode, names_by_id, problem
 from transforms.run_lengths import Runs
 
 Feature = bytes | Sequence[bytes] | npt.NDArray[np.float32] | npt.NDArray[np.int64]
@@ -234,7 +234,7 @@ def _optional_features(image: AnnotatedImage, labels: LabelMap) -> Iterator[tupl
     """Those of `OPTIONAL_FEATURES` that the annotations of an image have."""
     attributes = [one.attributes for one in image.instances]
     if any(attributes):
-        for name in ("difficult", "truncated", "occluded", "group_of", "depiction"):
+        for name in FLAGS:
             yield f"image/object/{name}", np.array([bool(one and getattr(one, name)) for one in attributes], np.int64)
         yield "image/object/view", [one.view.encode() if one else b"" for one in attributes]
     for name, ids in of_lvis(image, labels).items():

@@ -279,6 +279,10 @@ class Attributes(msgspec.Struct, frozen=True, gc=False, array_like=True):
     view: str = ""
 
 
+FLAGS = tuple(name for name in Attributes.__struct_fields__ if name != "view")
+"""Those that are true or false."""
+
+
 class Instance(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One annotated object of an image.
 

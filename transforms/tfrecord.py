@@ -43,7 +43,12 @@ class RecordWriter:
 
 def read_records(file: IO[bytes]) -> Iterator[bytes]:
     """The records of a file. Raises `ValueError`, with the byte, where it is cut off or a checksum is wrong."""
-    offset = 0
+    return (record for _, record in read_with_offsets(file))
+
+
+def read_with_offsets(file: IO[bytes], offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    """The records of a file from the one on that begins at a byte, and where each begins; raises as `read_records`."""
+    file.seek(offset)
     while header := file.read(_HEADER.size):
         if len(header) < _HEADER.size:
             raise ValueError(f"cut off at byte {offset}")
@@ -57,5 +62,5 @@ def read_records(file: IO[bytes]) -> Iterator[bytes]:
             raise ValueError(f"cut off within the record at byte {offset}")
         if struct.unpack("<I", footer)[0] != masked_crc(record):
             raise ValueError(f"wrong checksum of the record at byte {offset}")
-        yield record
+        yield offset, record
         offset += _HEADER.size + length + 4
