@@ -84,6 +84,20 @@ def make_parser() -> Parser:
     memory = "memory of the shuffle buffer (default: 1000; with --update, the file's own)"
     config.add_argument("--shuffle_mb", type=number, metavar="MB", help=memory)
 
+    export = commands.add_parser(
+        "export",
+        help="a data set as COCO annotation files and image files",
+        description="Writes what a data set's records hold as annotations and images that other tools read.",
+        allow_abbrev=False,
+    )
+    export.add_argument("data_set", metavar="OUTPUT", type=given, help="a folder that maskbeam run has written")
+    export.add_argument("--to", required=True, choices=("coco",), help="coco: run lengths, boxes and classes as COCO has them")
+    export.add_argument(
+        "--output", required=True, type=given, metavar="FOLDER", help="where to: a new folder, or an earlier export"
+    )
+    export.add_argument("--splits", type=given, metavar="NAME,…", help="only these splits (default: all)")
+    export.add_argument("--no_images", action="store_true", help="annotation files only")
+
     demo = commands.add_parser(
         "demo",
         help="draw a small data set, run and verify it",
@@ -112,6 +126,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return verify_command(parsed.output, parsed.coco)
         if parsed.command == "trainer-config":
             return _trainer_config(parsed)
+        if parsed.command == "export":
+            from beam_pipeline.export import export_command
+
+            return export_command(parsed.data_set, parsed.output, parsed.splits, not parsed.no_images)
         from beam_pipeline.demo import demo_command
 
         return demo_command(parsed.folder)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from transforms import read_records
+from typing import Any
+
+from transforms import read_records, storage
+from transforms.records import InputError
 
 SUCCESS = "_SUCCESS"
 MANIFEST = read_records.MANIFEST
@@ -30,3 +33,11 @@ OURS = (
     GARDEN_CONFIG,
     SHARDS,
 )
+
+
+def complete_manifest(output: str) -> dict[str, Any]:
+    """The manifest of a complete data set. Raises `InputError` where there is none."""
+    manifest: dict[str, Any] = read_records.read_json(output, MANIFEST)
+    if not storage.exists(storage.join(output, SUCCESS)):
+        raise InputError(f"{output} is no complete data set of maskbeam's: it has no {SUCCESS}")
+    return manifest

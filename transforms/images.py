@@ -81,6 +81,16 @@ def _real_path(path: str) -> str:
     return os.path.realpath(path) if os.path.islink(path) else os.path.join(_real_folder(folder), name)
 
 
+def leads_out(file_name: str) -> bool:
+    """Whether an image's name, by itself, leads out of any folder that it is taken to be in, or may somewhere."""
+    return any(text in file_name for text in ("\0", "\\", "://")) or file_name.startswith("/") or ".." in file_name.split("/")
+
+
+def parts_of(file_name: str) -> list[str]:
+    """The names of the folders, and of the file, that an image's name is made of."""
+    return [part for part in file_name.split("/") if part not in ("", ".")]
+
+
 @dataclass(frozen=True)
 class ImageFolder:
     """The folder or bucket that image file names are relative to. Nothing outside it is ever opened.
@@ -93,9 +103,8 @@ class ImageFolder:
 
     def locate(self, file_name: str) -> str | Problem:
         """The path of an image; `PATH_FORBIDDEN` for a name that leads out, by itself or through a link."""
-        parts = file_name.split("/")
-        forbidden = "\0" in file_name or "\\" in file_name or "://" in file_name or file_name.startswith("/") or ".." in parts
-        path = "" if forbidden else storage.join(self.root, *(part for part in parts if part not in ("", ".")))
+        forbidden = leads_out(file_name)
+        path = "" if forbidden else storage.join(self.root, *parts_of(file_name))
         if not forbidden and storage.is_local(self.root):
             real, root = _real_path(path), _real_folder(self.root)
             if os.path.commonpath((real, root)) != root:
