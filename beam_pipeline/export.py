@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -34,6 +35,8 @@ from transforms.records import Box, InputError
 from transforms.shards import read_threads
 
 ANNOTATIONS = "annotations"
+PART = ".part"
+"""What the name of an annotation file ends in while it is written."""
 MARKER = "_EXPORT"
 """A file that says that a folder is an export's."""
 CONVERTED = "converted"
@@ -117,6 +120,10 @@ def coco_image(image: WrittenImage, name: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------- files
 
 
+def _file_of(split: str) -> str:
+    return f"instances_{split}.json"
+
+
 def prepare_folder(folder: str) -> None:
     """Marks a folder as an export's. Of an earlier one, the annotation files go; images stay, and are replaced one by one.
 
@@ -130,8 +137,9 @@ def prepare_folder(folder: str) -> None:
                 raise InputError(f"--output {folder} is not empty ({found}), and no earlier export: choose another folder")
             storage.make_folder(storage.join(folder, ANNOTATIONS))
             storage.write_bytes(storage.join(folder, MARKER), b"")
-        old = [storage.join(folder, SUCCESS), *(file.path for file in storage.list_folder(storage.join(folder, ANNOTATIONS)))]
-        storage.delete([path for path in old if storage.exists(path)])
+        there = [*storage.list_folder(folder), *storage.list_folder(storage.join(folder, ANNOTATIONS))]
+        ours = (SUCCESS, _file_of("*"), _file_of("*") + PART)
+        storage.delete([file.path for file in there if any(fnmatchcase(storage.name_of(file.path), name) for name in ours)])
     except OSError as error:
         raise InputError(f"--output {folder} can't be written: {error}") from None
 
@@ -160,14 +168,14 @@ def export_split(
     def take(image: WrittenImage) -> tuple[bytes, list[dict[str, Any]]]:
         name = exported_name(image.file_name, image.format)
         if images:
-            path = storage.join(folder, split, *name.split("/"))
-            make_folder(storage.folder_of(path))
-            storage.write_bytes(path, image.data)
+            file = storage.join(folder, split, *name.split("/"))
+            make_folder(storage.folder_of(file))
+            storage.write_bytes(file, image.data)
         return encode(coco_image(image, name)), [coco_annotation(image, one) for one in image.instances]
 
     written, next_id, without_mask = 0, first_id, 0
-    temporary = storage.join(folder, f"_instances_{split}.json")
-    with storage.open_write(temporary) as file, tempfile.TemporaryFile() as later:
+    path = storage.join(folder, ANNOTATIONS, _file_of(split))
+    with storage.open_write(path + PART) as file, tempfile.TemporaryFile() as later:
         info = {"description": f"the split {split} of a data set", "version": f"maskbeam {__version__}"}
         file.write(b'{"info": ' + encode(info) + b',\n"categories": ' + encode(categories) + b',\n"images": [')
         for _, (entry, annotations) in ahead(take, iter_images(output, [split]), read_threads(folder)):
@@ -182,7 +190,7 @@ def export_split(
         later.seek(0)
         shutil.copyfileobj(later, file)
         file.write(b"\n]}\n")
-    storage.move(temporary, storage.join(folder, ANNOTATIONS, f"instances_{split}.json"))
+    storage.move(path + PART, path)
     return Counts(written, next_id - first_id, without_mask)
 
 
@@ -231,7 +239,7 @@ def export_command(output: str, folder: str, splits: str | None, images: bool) -
             counts = export(output, folder, chosen, images, done)
     for split, count in counts.items():
         without = f" ({count.without_mask:,} of them without a mask)" if count.without_mask else ""
-        file = storage.join(folder, ANNOTATIONS, f"instances_{split}.json")
+        file = storage.join(folder, ANNOTATIONS, _file_of(split))
         images_and = f"{count.images:,} image{'s' * (count.images != 1)}"
         print(f"{file}: {images_and}, {count.annotations:,} annotation{'s' * (count.annotations != 1)}{without}")
     if images:
