@@ -98,6 +98,16 @@ def make_parser() -> Parser:
     export.add_argument("--splits", type=given, metavar="NAME,…", help="only these splits (default: all)")
     export.add_argument("--no_images", action="store_true", help="annotation files only")
 
+    compare = commands.add_parser(
+        "compare",
+        help="two data sets side by side: what was added, removed, changed",
+        description="Says in what two data sets differ. Exit status: 0 if the data is the same, 1 if not, 2 if it can't be told.",
+        allow_abbrev=False,
+    )
+    compare.add_argument("before", metavar="BEFORE", type=given, help="a folder that maskbeam run has written")
+    compare.add_argument("after", metavar="AFTER", type=given, help="another")
+    compare.add_argument("--output", type=typed(_page), metavar="FILE.html", help="write it as a page, too")
+
     demo = commands.add_parser(
         "demo",
         help="draw a small data set, run and verify it",
@@ -130,6 +140,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from beam_pipeline.export import export_command
 
             return export_command(parsed.data_set, parsed.output, parsed.splits, not parsed.no_images)
+        if parsed.command == "compare":
+            from beam_pipeline.compare import compare_command
+
+            return compare_command(parsed.before, parsed.after, parsed.output)
         from beam_pipeline.demo import demo_command
 
         return demo_command(parsed.folder)
@@ -177,6 +191,12 @@ def _depth(text: str) -> int:
 def _given(text: str) -> str:
     if not text:
         raise ValueError("expected a name, found nothing")
+    return text
+
+
+def _page(text: str) -> str:
+    if not text.endswith(".html"):
+        raise ValueError(f"expected a file name that ends in .html, found {text!r}")
     return text
 
 

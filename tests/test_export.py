@@ -6,7 +6,6 @@ import hashlib
 import json
 import tracemalloc
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +18,17 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as cocomask
 from pycocotools.coco import COCO
 from storage_server import StorageServer, files_below
-from test_examples import LABELS, PICTURES, checked_image, draw, image_with, instance, record_of
+from test_examples import PICTURES, checked_image, draw, image_with, instance, record_of
+from written import write_data_set
 
 from beam_pipeline.cli import main
 from beam_pipeline.export import coco_box, export, exported_name
 from beam_pipeline.options import RunOptions
-from beam_pipeline.publish import label_map_csv, label_map_pbtxt
 from beam_pipeline.run import run
 from transforms import run_lengths
 from transforms.rasterize import clip_box
 from transforms.records import Attributes, ImageExtras, InputError
 from transforms.sources.coco_json import box_of
-from transforms.tfrecord import RecordWriter
-
-
-def write_data_set(folder: Path, records: Sequence[bytes]) -> Path:
-    """A data set of these records, in a shard of the split train."""
-    folder.mkdir()
-    with (folder / "train-00000-of-00001.tfrecord").open("wb") as file:
-        writer = RecordWriter(file)
-        for record in records:
-            writer.write(record)
-    shard = {"split": "train", "file": "train-00000-of-00001.tfrecord", "records": len(records), "instances": 0}
-    (folder / "manifest.json").write_text(json.dumps({"shards": [shard]}))
-    (folder / "label_map.csv").write_bytes(label_map_csv(LABELS))
-    (folder / "label_map.pbtxt").write_bytes(label_map_pbtxt(LABELS))
-    (folder / "_SUCCESS").touch()
-    return folder
-
 
 # ------------------------------------------------------------------------------------------------- as COCO's tools see it
 
@@ -281,7 +263,7 @@ def test_a_box_that_is_nothing_in_float32_still_has_an_area() -> None:
 def test_optional_features_are_exported(tmp_path: Path) -> None:
     attributes, extras = Attributes(truncated=True, view="left"), ImageExtras(neg_category_ids=(44, 1))
     image = image_with(instance(PICTURES[0], attributes=attributes, area=1 / 3), instance(None, category_id=44), extras=extras)
-    output = write_data_set(tmp_path / "records", [record_of(image), record_of(image_with(image_id=13, file_name="b.png"))])
+    output = write_data_set(tmp_path / "records", train=[record_of(image), record_of(image_with(image_id=13, file_name="b.png"))])
     export(str(output), str(tmp_path / "coco"))
     found = json.loads((tmp_path / "coco/annotations/instances_train.json").read_text())
     assert found["images"] == [
@@ -347,7 +329,7 @@ def test_no_name_leads_out_and_no_two_images_share_one(names: list[str]) -> None
 
 def test_no_image_is_written_outside(tmp_path: Path) -> None:
     images = [image_with(image_id=number, file_name=name) for number, name in enumerate(["../../x.png", "/x.png", "../y.png"], 1)]
-    output = write_data_set(tmp_path / "records", [record_of(image) for image in images])
+    output = write_data_set(tmp_path / "records", train=[record_of(image) for image in images])
     before = digests(tmp_path)
     export(str(output), str(tmp_path / "to/coco"))
     new = digests(tmp_path).keys() - before.keys()
@@ -388,7 +370,7 @@ def test_a_bucket_gets_the_same(
 
 def test_an_export_that_was_broken_off_is_no_whole_one(tmp_path: Path) -> None:
     images = [image_with(instance(PICTURES[0]), image_id=number, file_name=f"{number}.png") for number in range(1, 60)]
-    output = write_data_set(tmp_path / "records", [record_of(image) for image in images])
+    output = write_data_set(tmp_path / "records", train=[record_of(image) for image in images])
     shard, folder = output / "train-00000-of-00001.tfrecord", tmp_path / "coco"
     whole = shard.read_bytes()
     export(str(output), str(folder))
@@ -432,7 +414,7 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path: Path) -> None:
     def peak(count: int) -> int:
         instances = [instance(run_lengths.from_mask(mask), (0.0, 0.0, 60.0, 90.0))] * 3
         record = record_of(image_with(*instances, height=60, width=90), checked)
-        output = write_data_set(tmp_path / f"records{count}", [record] * count)
+        output = write_data_set(tmp_path / f"records{count}", train=[record] * count)
         tracemalloc.start()
         try:
             export(str(output), str(tmp_path / f"coco{count}"))

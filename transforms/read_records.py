@@ -238,14 +238,26 @@ def iter_records(output: str, file: str, offset: int = 0) -> Iterator[tuple[int,
         raise
 
 
+def iter_shard(output: str, shard: Mapping[str, Any]) -> Iterator[tuple[int, bytes, WrittenImage]]:
+    """For each record of a shard, by its entry in the manifest: at which byte it begins, itself, and the image in it.
+
+    Raises as `iter_records`, and where a record is none of ours.
+    """
+    for offset, record in iter_records(output, shard["file"]):
+        try:
+            image = read_image(record, shard["split"])
+        except ValueError as error:
+            raise _damaged(output, shard["file"], f"record at byte {offset}: {error}") from None
+        yield offset, record, image
+
+
 def iter_images(output: str, splits: Sequence[str] | None = None) -> Iterator[WrittenImage]:
     """The images of a data set, or of some of its splits, in the order of its shards; one at a time is held.
 
     Raises `InputError` where there is no data set, no such split, or a shard is damaged.
     """
     for shard in shards_of(output, splits):
-        for offset, record in iter_records(output, shard["file"]):
-            yield _read_image(output, shard["file"], offset, record, shard["split"])
+        yield from (image for _, _, image in iter_shard(output, shard))
 
 
 def read_at(output: str, file: str, offset: int) -> bytes:
@@ -253,13 +265,6 @@ def read_at(output: str, file: str, offset: int) -> bytes:
     for _, record in iter_records(output, file, offset):
         return record
     raise _damaged(output, file, f"there is no record at byte {offset}")
-
-
-def _read_image(output: str, file: str, offset: int, record: bytes, split: str) -> WrittenImage:
-    try:
-        return read_image(record, split)
-    except ValueError as error:
-        raise _damaged(output, file, f"record at byte {offset}: {error}") from None
 
 
 def _damaged(output: str, file: str, why: object) -> InputError:
