@@ -317,3 +317,10 @@ def test_only_some_values_of_a_painted_mask():
         3: [[0, 0, 0], [1, 0, 0]],
     }
     assert run_lengths.value_runs(ids).only([]).masks() == {}
+
+
+@settings(max_examples=500, deadline=None)
+@given(oblong_masks())
+def test_the_complement_is_coded_as_pycocotools_codes_it(mask):
+    expected = by_pycocotools(mask == 0)["counts"]
+    assert run_lengths.complement(run_lengths.from_mask(mask)).counts == expected

@@ -194,8 +194,7 @@ def _without(instance: Instance, mask: RunLengths, above: Any) -> Instance | Pro
     if not cocomask.area(left):
         return problem(ReasonCode.EMPTY_MASK, "objects that lie above it cover it wholly")
     shape = RunLengths(mask.height, mask.width, left["counts"])
-    box = run_lengths.box_of(run_lengths.runs_of(shape), mask.height)
-    return msgspec.structs.replace(instance, shape=shape, box=box, area=None)
+    return msgspec.structs.replace(instance, shape=shape, box=box_of_drawn(shape), area=None)
 
 
 def checked_runs(shape: RunLengths, height: int, width: int) -> Runs | Problem:

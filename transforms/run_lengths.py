@@ -203,9 +203,41 @@ def areas_and_boxes(masks: Sequence[Runs], heights: Runs) -> tuple[Runs, Runs]:
 
 
 def complement(mask: RunLengths) -> RunLengths:
-    """The pixels that the mask has not."""
-    runs = runs_of(mask)
-    return RunLengths(mask.height, mask.width, encode_counts(runs[1:] if not runs[0] else np.concatenate(([0], runs))))
+    """The pixels that a checked mask has not.
+
+    Its runs are the same, with one of length 0 before them, or without that. From the fourth on, their text is the same, too.
+    """
+    numbers, rest = _first_numbers(mask.counts, 4)
+    if not numbers[0]:
+        first = [*numbers[1:3], *(number + numbers[1] for number in numbers[3:])]  # no longer told from the one two before
+    else:
+        first = [0, *numbers[:2], *(number - numbers[0] for number in numbers[2:3]), *numbers[3:]]
+    return RunLengths(mask.height, mask.width, b"".join(map(_text_of, first)) + rest)
+
+
+def _first_numbers(counts: bytes, most: int) -> tuple[list[int], bytes]:
+    """The first numbers of a text, as they stand there, and what follows them."""
+    numbers: list[int] = []
+    number = shift = end = 0
+    for character in counts:
+        if len(numbers) == most:
+            break
+        end += 1
+        group = character - 48
+        number |= (group & 31) << shift
+        shift += 5
+        if group < 32:
+            numbers.append(number - (1 << shift) if group & 16 else number)
+            number = shift = 0
+    return numbers, counts[end:]
+
+
+def _text_of(number: int) -> bytes:
+    text = b""
+    while not -16 <= number < 16:
+        text += bytes([48 + (number & 31) + 32])
+        number >>= 5
+    return text + bytes([48 + (number & 31)])
 
 
 class ValueRuns(NamedTuple):
