@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-cloud test-airflow test-engines test-tfdv test-trainers test-fuzz reliability fuzz lint format docs requirements bench bench-parts bench-annotations bench-formats data-sets bench-latency bench-scaling clean
+.PHONY: demo test test-cloud test-airflow test-engines test-tfdv test-browser test-trainers test-fuzz reliability fuzz lint format
+.PHONY: docs site requirements data-sets clean
+.PHONY: bench bench-parts bench-annotations bench-formats bench-latency bench-scaling bench-report
 
 demo: $(VENV)/installed  ## a small data set, made on the spot, through everything
 	$(BIN)/maskbeam demo
@@ -51,10 +53,18 @@ format: $(VENV)/installed
 docs: $(VENV)/installed  ## writes the files of docs/ and templates/ that derive from the code
 	$(BIN)/python -m beam_pipeline.reference
 
+site: $(VENV)/installed  ## the documentation as a site, in build/site, and what it must not be: incomplete, or in need of a network
+	rm -rf build/pages && mkdir -p build/pages
+	ln -s $(addprefix $(CURDIR)/,README.md CHANGELOG.md CONTRIBUTING.md docs deploy templates) build/pages
+	python=$$($(BIN)/python tests/environments.py site) && NO_MKDOCS_2_WARNING=1 $$python -m mkdocs build
+	$(BIN)/pytest tests/site
+	@echo "build/site/index.html; to search in it: python3 -m http.server --directory build/site"
+
 PIN := $(BIN)/uv pip compile --quiet --upgrade --no-emit-index-url --custom-compile-command 'make requirements' --python-version 3.11
-requirements: $(VENV)/installed  ## pins anew what the image for Dataflow has, and the tests' Airflow
+requirements: $(VENV)/installed  ## pins anew what the image for Dataflow has, the tests' Airflow, and what makes the site
 	$(PIN) --python-platform x86_64-manylinux_2_28 setup.py deploy/requirements.in --output-file deploy/requirements.txt
 	$(PIN) --universal --no-annotate tests/requirements/airflow.in --output-file tests/requirements/airflow.txt
+	$(PIN) --universal --no-annotate tests/requirements/site.in --output-file tests/requirements/site.txt
 
 bench: $(VENV)/installed  ## the figures of docs/performance.md, beside other tools; takes hours: BENCH="--sets small" takes some 15 minutes
 	$(BIN)/python benchmarks/bench.py $(BENCH)

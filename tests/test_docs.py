@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from conftest import Data, Output
 from PIL import Image
 
@@ -41,13 +42,18 @@ def test_the_library_example_of_the_readme_runs(demo_data: Data, tmp_path: Path,
     assert records == 23  # of 29 sound pictures, those of 640 × 480
 
 
-PAGES = sorted(path.relative_to(CHECKOUT) for path in [CHECKOUT / "README.md", *DOCS.rglob("*.md")])
+PAGES = sorted(path.relative_to(CHECKOUT) for folder in (".", "docs/**", "deploy/**") for path in CHECKOUT.glob(f"{folder}/*.md"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)", (CHECKOUT / page).read_text(encoding="utf-8")):
         assert (CHECKOUT / page.parent / target).exists(), target
+
+
+def test_the_menu_of_the_site_has_every_page_once() -> None:
+    menu = yaml.safe_load((CHECKOUT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    assert sorted(re.findall(r"[^' ]+\.md", str(menu))) == [str(page) for page in sorted(PAGES, key=str)]
 
 
 @pytest.mark.parametrize("name", NAMES)
