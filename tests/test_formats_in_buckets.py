@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from sources import run_format
 from storage_server import storage_server
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from formats import FORMATS, HEIGHT, WIDTH, Annotated
+from written_formats import FORMATS, HEIGHT, WIDTH, Annotated
 
 
 @pytest.mark.parametrize("name", ["labelme", "yolo", "mask_folders", "cvat"])
@@ -20,7 +17,7 @@ def test_the_same_shards_from_a_bucket(name: str, tmp_path: Path, monkeypatch: p
     annotated = [Annotated(f"{number}.jpg", objects[: 1 + number % 2]) for number in range(40)]
     for folder in ("annotated", "images"):
         (tmp_path / folder).mkdir()
-    FORMATS[name](annotated, tmp_path / "annotated")
+    FORMATS[name].write(annotated, tmp_path / "annotated")
     for number, one in enumerate(annotated):
         Image.new("RGB", (WIDTH, HEIGHT), (number, 9, 9)).save(tmp_path / "images" / one.file_name)
     here = run_format(name, tmp_path / "annotated", tmp_path / "images", tmp_path / "out", num_shards="2")
