@@ -12,6 +12,7 @@ MANIFEST = read_records.MANIFEST
 STATISTICS = "statistics.json"
 STATISTICS_PB = "statistics.pb"
 REJECTS = "rejects.jsonl"
+REPORT = "report.html"
 LABEL_MAP = "label_map.pbtxt"
 LABEL_MAP_CSV = "label_map.csv"
 TFDS_INFO = "dataset_info.json"
@@ -25,6 +26,7 @@ OURS = (
     STATISTICS,
     STATISTICS_PB,
     REJECTS,
+    REPORT,
     LABEL_MAP,
     LABEL_MAP_CSV,
     TFDS_INFO,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton
 
@@ -98,4 +100,6 @@ def build(pipeline: beam.Pipeline, options: RunOptions, claim: Claim, spill_fold
     )
     statistics = written.statistics | "Summarize" >> beam.CombineGlobally(MergeStatistics())
     rejects = (read.rejects, drawn.rejects, written.rejects) | "AllRejects" >> beam.Flatten()
-    _ = pipeline | "Publish" >> Publish(options, claim, plan, census, read.categories, written.summaries, statistics, rejects)
+    _ = pipeline | "Publish" >> Publish(
+        options, claim, plan, census, read.categories, written.summaries, statistics, rejects, began=time.time()
+    )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 import heapq
+import html
 import itertools
 import json
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from beam_pipeline.dataset_files import (
     OURS,
     PIPELINE_CONFIG,
     REJECTS,
+    REPORT,
     SHARDS,
     STATISTICS,
     STATISTICS_PB,
@@ -47,6 +50,11 @@ from transforms.sources import OF_COCO
 from transforms.statistics import DatasetStatistics
 
 REJECT_BUCKETS = 16
+NO_REPORT = """\
+<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>No report</title>
+<p>The data set is complete, but its report could not be made, which is a fault of maskbeam's: {why}</p>
+"""
 
 
 # ------------------------------------------------------------------------------------------------- before the job
@@ -330,6 +338,19 @@ def reject_examples(output: str) -> dict[tuple[str, str], str]:
     return examples
 
 
+def report(options: RunOptions, labels: LabelMap, manifest: dict[str, Any], statistics: DatasetStatistics, began: float) -> bytes:
+    """`report.html`. Where it fails, a page that says so: no report is worth a job of hours."""
+    try:
+        from beam_pipeline.report import make_report  # which nobody else needs, nor matplotlib
+
+        examples = reject_examples(options.output)
+        seconds = max(0.0, time.time() - began)
+        return make_report(options.output, manifest, dict(labels.items()), statistics, examples, seconds)
+    except Exception as error:
+        logging.getLogger(__name__).warning("%s: the report could not be made", options.output, exc_info=True)
+        return NO_REPORT.format(why=html.escape(f"{type(error).__name__}: {error}")).encode()
+
+
 def publish(
     options: RunOptions,
     claim: Claim,
@@ -339,11 +360,13 @@ def publish(
     summaries: list[ShardSummary],
     statistics: DatasetStatistics,
     parts: list[RejectPart],
+    began: float,
 ) -> None:
     """Writes all that lies beside the shards, checks the balance and the shards, sets the marker, and clears up behind it.
 
     A runner may call this again after it has succeeded, and whoever has started the job may be gone by then. So the claim ends
-    here, and an attempt that comes later knows the data set for its own.
+    here, and an attempt that comes later knows the data set for its own. The job was made at `began`, in seconds of
+    `time.time`.
     """
     output = options.output
     labels = LabelMap.of(categories, options.category_ids == "contiguous")
@@ -357,7 +380,8 @@ def publish(
             write_empty_shards(claim, shards)
             write_rejects(claim, sorted(parts, key=lambda part: part.path))
             check_rejects(options, manifest)
-            claim.publish_all(contents(options, labels, manifest, statistics))
+            files = contents(options, labels, manifest, statistics)
+            claim.publish_all(files | {REPORT: report(options, labels, manifest, statistics, began)})
             check_shards(output, shards)
             claim.publish_bytes(SUCCESS, b"")
         except Exception:
@@ -390,9 +414,10 @@ class Publish(beam.PTransform):  # type: ignore[misc]
     summaries: beam.PCollection[ShardSummary]
     statistics: beam.PCollection[DatasetStatistics]
     rejects: beam.PCollection[Reject]
+    began: float
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[None]:
-        options, claim = self.options, self.claim
+        options, claim, began = self.options, self.claim, self.began
         parts = (
             self.rejects
             | "BucketRejects" >> beam.Map(bucket_reject).with_output_types(tuple[int, bytes])
@@ -401,7 +426,7 @@ class Publish(beam.PTransform):  # type: ignore[misc]
         )
 
         def all_of_it(_: None, *collected: Any) -> None:
-            publish(options, claim, *collected)
+            publish(options, claim, *collected, began=began)
 
         return (
             pipeline

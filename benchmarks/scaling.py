@@ -295,7 +295,17 @@ def publishing_table(folder: Path, counts: Sequence[int] = (1_000, 10_000, 99_99
         with measure(traced=True) as memory:
             parts = [write_reject_part(claim, bucket, packed) for bucket, packed in buckets.items()]
         with measure() as cost:
-            publish(options, claim, plan, Census(shards * 1000 + bad, shards * 7000), [], summaries, DatasetStatistics(), parts)
+            publish(
+                options,
+                claim,
+                plan,
+                Census(shards * 1000 + bad, shards * 7000),
+                [],
+                summaries,
+                DatasetStatistics(),
+                parts,
+                time.time(),
+            )
         costs.append(cost)
         size = (folder / "records" / "manifest.json").stat().st_size / 1e6
         what = f"{shards:,} shards" + (f", {bad:,} rejects" if bad else "")

@@ -11,6 +11,7 @@ order in which the threads of a job come along.
 from __future__ import annotations
 
 import hashlib
+import html
 import http.client
 import json
 import os
@@ -29,6 +30,7 @@ from pathlib import Path
 
 import google.auth.credentials
 from google.cloud.storage import Client
+from reports import but_for_time
 
 BUCKET = "bkt"
 FAULTS = ("unavailable", "too_many", "stalled", "cut", "corrupt", "refused")
@@ -314,12 +316,14 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 
 def published(files: Mapping[str, bytes], annotations: str, images: str) -> dict[str, bytes]:
-    """The files of a data set, but for what its manifest says of where annotations and images lay."""
+    """The files of a data set, but for what it says of where annotations and images lay, and of how long it took."""
     manifest = json.loads(files["manifest.json"])
     for name, path in {"annotations": annotations, "images": images}.items():
         if manifest["options"].pop(name) != path:
             raise AssertionError(f"the manifest does not have --{name} {path}")
-    return {**files, "manifest.json": json.dumps(manifest).encode()}
+    found = {**but_for_time(files), "manifest.json": json.dumps(manifest).encode()}
+    found["report.html"] = found["report.html"].replace(html.escape(annotations).encode(), b"")
+    return found
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from conftest import Data, Output, digests
 from dataflow_server import DataflowServer, dataflow_server
 from environments import python_of, python_with_maskbeam
 from google.cloud.dataflow_v1beta3.types import LaunchFlexTemplateRequest
-from storage_server import StorageServer, storage_server
+from storage_server import StorageServer, files_below, published, storage_server
 
 HERE = Path(__file__).resolve().parent
 DAGS = HERE.parents[1] / "deploy" / "airflow"
@@ -429,10 +429,10 @@ def test_the_flex_one_posts_what_the_template_knows_and_waits_for_the_data_set(f
         made = json.loads(files["manifest.json"])["options"]
         expected = {**direct.manifest["options"], "annotations": made["annotations"], "images": made["images"]}
         assert made == {**expected, "max_reject_fraction": 0.1}
-        here = {
-            path.relative_to(direct.folder).as_posix(): path.read_bytes() for path in direct.folder.rglob("*") if path.is_file()
-        }
-        assert {n: d for n, d in files.items() if n != "manifest.json"} == {n: d for n, d in here.items() if n != "manifest.json"}
+        given = direct.manifest["options"]
+        there = published(files, made["annotations"], made["images"])
+        here = published(files_below(direct.folder), given["annotations"], given["images"])
+        assert {n: d for n, d in there.items() if n != "manifest.json"} == {n: d for n, d in here.items() if n != "manifest.json"}
     assert {request.path for request in flex.dataflow.requests if request.method == "POST"} == {
         "/v1b3/projects/test/locations/europe-west4/flexTemplates:launch"
     }

@@ -1,0 +1,126 @@
+"""The report's gallery: some images as their records have them, with what is drawn over them, and why they are shown."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from beam_pipeline.pictures import draw
+from beam_pipeline.words import percent, some
+from transforms import samples, storage
+from transforms.read_records import WrittenImage, read_at, read_image
+from transforms.samples import Sample, Samples
+
+PICTURES = 48
+SIDE, QUALITY = 480, 80
+"""Of a picture: the longer side in pixels, and JPEG's quality."""
+LOCAL_THREADS, REMOTE_THREADS = 2, 16
+KINDS = {
+    samples.AT_RANDOM: "at random",
+    samples.LARGEST: "largest masks",
+    samples.SMALLEST: "smallest masks",
+    samples.MOST_INSTANCES: "most instances",
+    samples.BOX_AND_MASK_DISAGREE: "box and mask disagree",
+    "category": "for a class",
+}
+"""What the page calls each kind of samples, in the order that they are shown in."""
+
+
+class Chosen(NamedTuple):
+    """A record that is shown, and for which kinds of samples; a category's sample goes with its label id."""
+
+    file: str
+    offset: int
+    reasons: dict[str, Sample | int]
+
+
+class Picture(NamedTuple):
+    """A picture of the gallery; `source` is the image itself, as a data URI, `height` and `width` are in pixels of it.
+
+    `reasons` is why it is shown, by kind.
+    """
+
+    source: str
+    height: int
+    width: int
+    title: str
+    about: str
+    labels: tuple[int, ...]
+    reasons: dict[str, str]
+
+    @property
+    def alternative(self) -> str:
+        """What there is to see, for who can't."""
+        return f"{self.title}: {self.about}"
+
+
+def choose(found: Samples, instances: Mapping[int, int], at_most: int = PICTURES) -> list[Chosen]:
+    """The records to show, each once. If there are more than `at_most`, the rarest classes by `instances` go first."""
+    chosen: dict[tuple[str, int], Chosen] = {}
+
+    def take(sample: Sample, kind: str, what: Sample | int) -> None:
+        key = sample.file, sample.offset
+        if key in chosen or len(chosen) < at_most:
+            chosen.setdefault(key, Chosen(*key, {})).reasons.setdefault(kind, what)
+
+    for kind in KINDS:
+        for sample in found.kinds.get(kind, []):
+            take(sample, kind, sample)
+    for label in sorted(found.categories, key=lambda label: (instances.get(label, 0), label)):
+        take(found.categories[label], "category", label)
+    return list(chosen.values())
+
+
+def make_gallery(
+    output: str, chosen: Sequence[Chosen], splits: Mapping[str, str], names: Mapping[int, str]
+) -> tuple[list[Picture], int]:
+    """The pictures, and how many could not be made, which is logged. `splits` goes by the names of shards' files."""
+
+    def make(one: Chosen) -> Picture | None:
+        try:
+            return make_picture(read_image(read_at(output, one.file, one.offset), splits[one.file]), one.reasons, names)
+        except Exception as error:  # no picture is worth a job of hours
+            place = f"{storage.join(output, one.file)}, byte {one.offset}"
+            logging.getLogger(__name__).warning("%s: no picture for the report: %s", place, error, exc_info=True)
+            return None
+
+    with ThreadPoolExecutor(LOCAL_THREADS if storage.is_local(output) else REMOTE_THREADS) as pool:
+        made = list(pool.map(make, chosen))
+    pictures = [picture for picture in made if picture]
+    return pictures, len(made) - len(pictures)
+
+
+def make_picture(image: WrittenImage, reasons: Mapping[str, Sample | int], names: Mapping[int, str]) -> Picture:
+    """The picture of an image, which is shown for these reasons."""
+    drawn = draw(image, SIDE)
+    buffer = io.BytesIO()
+    drawn.save(buffer, "JPEG", quality=QUALITY, optimize=True, subsampling=0)  # or outlines would be blurred
+    source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    counts: dict[str, int] = {}
+    for one in image.instances:
+        counts[one.name] = counts.get(one.name, 0) + 1
+    of_classes = ", ".join(f"{count} × {name}" if count > 1 else name for name, count in counts.items())
+    parts = (f"id {image.image_id}", image.split, f"{image.width} × {image.height}", of_classes or "no instance")
+    labels = tuple(sorted({one.label for one in image.instances}))
+    why = {kind: _why(kind, what, image, names) for kind, what in reasons.items()}
+    return Picture(source, drawn.height, drawn.width, image.file_name, " · ".join(parts), labels, why)
+
+
+def _why(kind: str, what: Sample | int, image: WrittenImage, names: Mapping[int, str]) -> str:
+    if isinstance(what, int):
+        return f"for the class {names[what]}"
+    name = "" if what.instance is None else image.instances[what.instance].name
+    match kind:
+        case samples.LARGEST:
+            return f"largest masks: {name}, {percent(what.score)} of the image"
+        case samples.SMALLEST:
+            return f"smallest masks: {name}, {some(round(what.score), 'pixel')}"
+        case samples.MOST_INSTANCES:
+            return f"most instances: {what.score:,.0f}"
+        case samples.BOX_AND_MASK_DISAGREE:
+            return f"box and mask disagree: {name}, {percent(what.score)} in common"
+    return KINDS[kind]
