@@ -101,5 +101,5 @@ def build(pipeline: beam.Pipeline, options: RunOptions, claim: Claim, spill_fold
     statistics = written.statistics | "Summarize" >> beam.CombineGlobally(MergeStatistics())
     rejects = (read.rejects, drawn.rejects, written.rejects) | "AllRejects" >> beam.Flatten()
     _ = pipeline | "Publish" >> Publish(
-        options, claim, plan, census, read.categories, written.summaries, statistics, rejects, began=time.time()
+        options, claim, time.time(), plan, census, read.categories, written.summaries, statistics, rejects
     )

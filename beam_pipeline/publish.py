@@ -354,13 +354,13 @@ def report(options: RunOptions, labels: LabelMap, manifest: dict[str, Any], stat
 def publish(
     options: RunOptions,
     claim: Claim,
+    began: float,
     plan: ShardPlan,
     census: Census,
     categories: list[Category],
     summaries: list[ShardSummary],
     statistics: DatasetStatistics,
     parts: list[RejectPart],
-    began: float,
 ) -> None:
     """Writes all that lies beside the shards, checks the balance and the shards, sets the marker, and clears up behind it.
 
@@ -404,17 +404,17 @@ def is_published(claim: Claim, manifest: dict[str, Any]) -> bool:
 
 @dataclass
 class Publish(beam.PTransform):  # type: ignore[misc]
-    """All that the job has found out → a complete data set in `options.output`."""
+    """All that the job, made at `began`, has found out → a complete data set in `options.output`."""
 
     options: RunOptions
     claim: Claim
+    began: float
     plan: beam.PCollection[ShardPlan]
     census: beam.PCollection[Census]
     categories: beam.PCollection[Category]
     summaries: beam.PCollection[ShardSummary]
     statistics: beam.PCollection[DatasetStatistics]
     rejects: beam.PCollection[Reject]
-    began: float
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[None]:
         options, claim, began = self.options, self.claim, self.began
@@ -426,7 +426,7 @@ class Publish(beam.PTransform):  # type: ignore[misc]
         )
 
         def all_of_it(_: None, *collected: Any) -> None:
-            publish(options, claim, *collected, began=began)
+            publish(options, claim, began, *collected)
 
         return (
             pipeline

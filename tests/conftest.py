@@ -130,3 +130,12 @@ def figures(request: pytest.FixtureRequest) -> Iterator[Figures]:
     if all_of_it and not session.testsfailed:
         rows = "".join(f"| {tried} | {outcome} |\n" for tried, outcome in sorted(found.items()))
         (folder.parents[1] / "docs" / "reliability.md").write_text(RELIABILITY + rows, encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A real browser, for tests/browser; what needs it is skipped, in words, where it can't be had."""
+    from browser import browsing
+
+    with browsing() as started:
+        yield started

@@ -43,6 +43,7 @@ ENVIRONMENTS = {
     **TRAINERS,
     "airflow": Environment("Airflow 3.3", ("3.11", "3.12", "3.13")),
     "site": Environment("Material for MkDocs 9", ("3.11", "3.12", "3.13", "3.10")),
+    "browser": Environment("Playwright 1.65", ("3.11", "3.12", "3.10", "3.13")),
     "datumaro": Environment("Datumaro 1.13", ("3.11", "3.12", "3.10")),
     "tfdv": Environment("TensorFlow Data Validation 1.16", ("3.11", "3.10", "3.9")),
 }

@@ -138,7 +138,7 @@ def published(output: Path, plan: ShardPlan = PLAN, overwrite: bool = False) -> 
     claim = claim_on(output)
     parts = [write_reject_part(claim, *part) for part in ((number, [packed]) for number, packed in enumerated_rejects())]
     statistics = DatasetStatistics({"train": SplitStatistics(images=3)})
-    publish.publish(run_options(output), claim, plan, CENSUS, CATEGORIES, summaries, statistics, parts, 0.0)
+    publish.publish(run_options(output), claim, 0.0, plan, CENSUS, CATEGORIES, summaries, statistics, parts)
 
 
 def enumerated_rejects() -> list[tuple[int, bytes]]:
@@ -656,7 +656,7 @@ def test_the_marker_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def publish_shards(output: Path, summaries: list[ShardSummary], census: Census) -> None:
-    publish.publish(run_options(output), claim_on(output), PLAN, census, CATEGORIES, summaries, DatasetStatistics(), [], 0.0)
+    publish.publish(run_options(output), claim_on(output), 0.0, PLAN, census, CATEGORIES, summaries, DatasetStatistics(), [])
 
 
 def test_no_marker_is_set_where_a_shard_is_missing(tmp_path: Path) -> None:
@@ -703,7 +703,7 @@ def test_no_images_at_all_make_a_data_set_too(tmp_path: Path) -> None:
 
 
 def attempt(output: Path, claim: Claim) -> None:
-    publish.publish(run_options(output), claim, PLAN, Census(), CATEGORIES, [], DatasetStatistics(), [], 0.0)
+    publish.publish(run_options(output), claim, 0.0, PLAN, Census(), CATEGORIES, [], DatasetStatistics(), [])
 
 
 def test_an_attempt_after_one_that_has_published_changes_nothing(tmp_path: Path) -> None:
@@ -794,6 +794,6 @@ def test_publish_in_a_pipeline_gives_the_same_as_by_hand(tmp_path: Path) -> None
         created = {
             name: pipeline | name >> beam.Create(values).with_output_types(kind) for name, (values, kind) in collections.items()
         }
-        _ = pipeline | Publish(run_options(output), claim_on(output), **created, began=0.0)
+        _ = pipeline | Publish(run_options(output), claim_on(output), 0.0, **created)
     assert files_of(output) == files_of(by_hand)
     assert not (output / "_temporary").exists()
