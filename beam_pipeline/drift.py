@@ -44,5 +44,6 @@ def drift(first: Mapping[int, int], second: Mapping[int, int]) -> Drift | None:
 
     terms = (gain(share, (p + q) / 2) / 2 for p, q in shares.values() for share in (p, q))
     by_chance = (len(labels) - 1) / (8 * math.log(2)) * (1 / sizes[0] + 1 / sizes[1])
-    most = max(labels, key=lambda label: (abs(shares[label][0] - shares[label][1]), -label))
+    apart = {label: abs(first.get(label, 0) * sizes[1] - second.get(label, 0) * sizes[0]) for label in labels}  # exact
+    most = max(labels, key=lambda label: (apart[label], -label))
     return Drift(max(0.0, math.fsum(terms)), by_chance, most, *shares[most])
