@@ -18,7 +18,7 @@ FEW_IMAGES = 20
 UNEVEN = 100
 """How many times the median class the most frequent one has."""
 TINY_AREA, TINY_SHARE = 16 * 16, 0.05
-"""Pixels² of a mask that a trainer, which scales pictures down and masks to 28 × 28, makes little of."""
+"""Pixels of a mask that a trainer, which scales pictures down and masks to 28 × 28, makes little of."""
 EMPTY_SHARE = 0.05
 """Of images without instances."""
 FIXED_SHARE = 0.01
@@ -200,7 +200,7 @@ def tiny_masks(data: DataSet) -> Iterator[Hint]:
     total = sum(count for *_, count in counts)
     tiny = sum(count for low, high, count in counts if (low + high) / 2 < TINY_AREA)
     if tiny and tiny >= TINY_SHARE * total:
-        found = f"{percent(tiny / total)} of the masks are smaller than {TINY_AREA} pixels² (16 × 16)."
+        found = f"{percent(tiny / total)} of the masks are smaller than {TINY_AREA} pixels (16 × 16)."
         yield Hint(found, "--tile shows them larger to a trainer, --min_area leaves out specks.")
 
 

@@ -90,7 +90,7 @@ def to_svg(figure: Figure, name: str, titles: Mapping[str, str], finding: str) -
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue().decode()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>\s*|<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r"<(metadata|style)\b.*?</\1>|<!--.*?-->", "", text, flags=re.DOTALL)  # a style would be the whole page's
     view = re.search(r'viewBox="[^"]*"', text)
     label = html.escape(finding)
     head = f'<svg role="img" aria-label="{label}" {view[0] if view else ""} xmlns:xlink="http://www.w3.org/1999/xlink">'
@@ -108,7 +108,7 @@ def to_svg(figure: Figure, name: str, titles: Mapping[str, str], finding: str) -
     text = re.sub(r'<g id="([^"]*)">', lambda found: f"{found[0]}<title>{html.escape(titles[found[1]])}</title>", text)
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
-    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
+    text = re.sub(r"font-family: [^;\"]*; ?", "", text)
     return re.sub(r"\s*\n\s*", " ", text).strip()
 
 
