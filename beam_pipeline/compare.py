@@ -239,7 +239,12 @@ class DataSet(NamedTuple):
 def _alone(data_set: DataSet, entries: Index) -> Changes:
     """Images that are in one data set only."""
     images = map(data_set.read, np.sort(entries, order="image_id")[:EXAMPLES])
-    return Changes(len(entries), [Change(one.image_id, one.file_name, (f"{len(one.instances)} instances",)) for one in images])
+    named = [Change(one.image_id, one.file_name, (_instances_in_words(len(one.instances)),)) for one in images]
+    return Changes(len(entries), named)
+
+
+def _instances_in_words(count: int) -> str:
+    return f"{count or 'no'} instance{'s' * (count != 1)}"
 
 
 def _split_numbers(data_set: DataSet, entries: Index, splits: Sequence[str]) -> npt.NDArray[np.int64]:

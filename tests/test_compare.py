@@ -145,6 +145,18 @@ def test_images_that_went_to_another_split_are_told(tmp_path: Path) -> None:
     assert found.changed == (1, [(1, "1.png", ("train → val",))])
 
 
+def test_another_label_map_is_other_data(tmp_path: Path) -> None:
+    record = record_of(image_with())
+    before, after = (write_data_set(tmp_path / name, train=[record]) for name in ("before", "after"))
+    assert compare(str(before), str(after)).identical_bytes
+    (after / "label_map.csv").write_text("7,bus\n")
+    (after / "label_map.pbtxt").write_text('item {\n  id: 7\n  name: "bus"\n}\n')
+    found = compare(str(before), str(after))
+    assert (found.same, found.identical_bytes) == (False, False)
+    assert found.category_ids == [Row("bus", 1, 7), Row("Katze 🐈", 3, None), Row("naïve dog", 44, None)]
+    assert "  bus         1 → 7" in [line.rstrip() for line in lines(found)]
+
+
 # -------------------------------------------------------------------------------------------------------- within an image
 
 
@@ -189,6 +201,26 @@ def test_what_of_an_image_has_changed(after: Any, expected: list[tuple[str, str]
     assert list(image_changes(written(KITE), after)) == expected
 
 
+def test_what_is_stored_otherwise_and_has_changed_elsewhere_has_the_same_mask() -> None:
+    after = written(instance(PICTURES[0], (0.0, 0.0, 1.0, 1.0)), encoding="dense")
+    assert list(image_changes(written(KITE), after)) == [("box", "Katze 🐈: box")]
+
+
+def test_boxes_that_hardly_meet_are_not_alike() -> None:
+    before, after = (
+        written(instance(None, box, area=1.0, is_crowd=crowd), height=60, width=90)
+        for box, crowd in (((40.0, 60.0, 44.0, 66.0), False), ((42.0, 63.0, 46.0, 69.0), True))  # a fifth of their union
+    )
+    assert [kind for kind, _ in image_changes(before, after)] == ["instance removed", "instance added"]
+
+
+def test_an_instance_is_paired_with_one_other_only() -> None:
+    boxes = [(0.0, 0.0, 10.0, right) for right in (10.0, 11.0, 12.0)]
+    before = written(*(instance(None, box) for box in boxes[:2]), height=60, width=90)
+    after = written(instance(None, boxes[2]), height=60, width=90)
+    assert [kind for kind, _ in image_changes(before, after)] == ["box", "area", "instance removed"]
+
+
 def test_the_picture_and_its_size(tmp_path: Path) -> None:
     before = read_image(record_of(image_with(), checked_image(4, 5)), "train")
     after = read_image(record_of(image_with(), checked_image(6, 5)), "train")
@@ -214,9 +246,11 @@ SOME = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
-@given(kept=SOME, more=SOME, data=st.data())
-def test_the_order_of_instances_does_not_matter_and_what_is_more_is_counted(kept: list[Any], more: list[Any], data: Any) -> None:
-    one = written(*kept).instances
+@given(kept=SOME, more=SOME, encoding=st.sampled_from(["png", "png1", "dense"]), data=st.data())
+def test_the_order_of_instances_does_not_matter_and_what_is_more_is_counted(
+    kept: list[Any], more: list[Any], encoding: str, data: Any
+) -> None:
+    one = written(*kept, encoding=encoding).instances
     other = written(*data.draw(st.permutations(kept + more))).instances
     assert [kind for kind, _ in instance_changes(one, other)] == ["instance added"] * len(more)
     assert [kind for kind, _ in instance_changes(other, one)] == ["instance removed"] * len(more)
@@ -294,7 +328,7 @@ def test_what_names_say_is_text_and_only_some_are_named(tmp_path: Path) -> None:
     assert [change.image_id for change in found.added.examples] == list(range(1, EXAMPLES + 1))
     page = Page(as_html(found))
     assert page.fetched == []
-    assert ["1", name, "0 instances"] in page.rows
+    assert ["1", name, "no instances"] in page.rows
     assert "… and 5 more" in as_html(found)
     said = list(lines(found))
     assert sum(line.startswith("  added: ") for line in said) == 10
