@@ -113,12 +113,6 @@ def _stored(instance: WrittenInstance) -> Hashable:
     return mask.tobytes() if isinstance(mask, np.ndarray) else mask
 
 
-def _counts(instance: WrittenInstance) -> bytes | None:
-    """The mask's run lengths, whichever way it is stored."""
-    mask = instance.mask
-    return None if mask is None else run_lengths.from_mask(mask).counts
-
-
 def pair_up(
     before: Instances, after: Instances, key: Callable[[WrittenInstance], Hashable]
 ) -> tuple[InstancePairs, Instances, Instances]:
@@ -166,11 +160,19 @@ def instance_changes(before: Sequence[WrittenInstance], after: Sequence[WrittenI
 
     Records don't number their instances. Those belong together that are equal, have the same mask or box, or boxes most alike.
     """
-    left, right = list(before), list(after)
-    for same in (lambda one: (_but_mask(one), _stored(one)), lambda one: (_but_mask(one), _counts(one))):
-        _, left, right = pair_up(left, right, same)
-    pairs: InstancePairs = []
-    for key in (_counts, lambda one: (one.name, one.box), lambda one: one.box):
+    known: dict[int, bytes | None] = {}
+
+    def counts(one: WrittenInstance) -> bytes | None:
+        """The mask's run lengths, whichever way it is stored; worked out once, and only where what is stored differs."""
+        if id(one) not in known:
+            mask = one.mask
+            known[id(one)] = None if mask is None else run_lengths.from_mask(mask).counts
+        return known[id(one)]
+
+    _, left, right = pair_up(list(before), list(after), lambda one: (_but_mask(one), _stored(one)))
+    pairs, left, right = pair_up(left, right, _stored)
+    _, left, right = pair_up(left, right, lambda one: (_but_mask(one), counts(one)))
+    for key in (counts, lambda one: (one.name, one.box), lambda one: one.box):
         some, left, right = pair_up(left, right, key)
         pairs += some
     some, left, right = most_alike(left, right)
@@ -182,7 +184,7 @@ def instance_changes(before: Sequence[WrittenInstance], after: Sequence[WrittenI
         for field, kind in (("box", "box"), ("is_crowd", "crowd"), ("area", "area"), ("attributes", "attributes")):
             if getattr(one, field) != getattr(other, field):
                 yield kind, f"{other.name}: {kind}"
-        if _stored(one) != _stored(other) and _counts(one) != _counts(other):
+        if _stored(one) != _stored(other) and counts(one) != counts(other):
             yield "mask", f"{other.name}: mask"
     yield from (("instance removed", f"{one.name} removed") for one in left)
     yield from (("instance added", f"{one.name} added") for one in right)
