@@ -14,6 +14,7 @@ import pytest
 from conftest import Data, Output
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from storage_server import StorageServer
 from test_examples import PICTURES, checked_image, image_with, instance, record_of
 from written import write_data_set
 
@@ -95,6 +96,19 @@ def test_the_other_way_round_it_is_the_opposite(demo_output: Output, edited: Out
     assert {(row.name, row.before, row.after) for row in one.categories} == {
         (r.name, r.after, r.before) for r in other.categories
     }
+
+
+def test_in_a_bucket_it_is_the_same(
+    demo_output: Output, edited: Output, storage: StorageServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage.endpoint)
+    storage.upload(demo_output.folder, "gs://bkt/before")
+    storage.upload(edited.folder, "gs://bkt/after")
+    here = compare(str(demo_output.folder), str(edited.folder))
+    assert compare("gs://bkt/before", "gs://bkt/after") == here._replace(before="gs://bkt/before", after="gs://bkt/after")
+    arguments = ["compare", str(demo_output.folder), "gs://bkt/before", "--output", "gs://bkt/pages/page.html"]
+    assert main(arguments) == 0
+    assert b"identical bytes" in storage.objects("gs://bkt/pages")["page.html"]
 
 
 def test_only_shards_that_differ_are_read(

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Data, Output, digests
+from conftest import Data, Output, digests, whole_tinycoco
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from pycocotools import mask as cocomask
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from storage_server import StorageServer, files_below
 from test_examples import PICTURES, checked_image, draw, image_with, instance, record_of
 from written import write_data_set
@@ -76,6 +77,31 @@ def test_pycocotools_sees_the_annotations_that_there_were(exported: Path, demo_o
     assert not (exported / "_temporary").exists()
     assert {path.name for path in exported.iterdir()} == {"_EXPORT", "_SUCCESS", "annotations", "train", "val"}
     assert len([path for split in ("train", "val") for path in (exported / split).rglob("*.*")]) == 29
+
+
+def test_real_objects_score_as_themselves(real_data: Path, tmp_path: Path) -> None:
+    """Evaluated by pycocotools against an export, the annotations of COCO's own files are found, all of them and no other."""
+    data = whole_tinycoco(real_data / "tinycoco/tinycoco", tmp_path)
+    output = tmp_path / "records"
+    run(RunOptions(annotations=str(data.annotations), images=str(data.images), output=str(output), splits="val"), [])
+    export(str(output), str(tmp_path / "coco"), images=False)
+    truth, coco = COCO(str(data.annotations)), COCO(str(tmp_path / "coco/annotations/instances_val.json"))
+    assert len(coco.anns) == len(truth.anns) == 424
+    for image_id in truth.imgs:
+        expected, found = (sorted(one.imgToAnns[image_id], key=lambda ann: ann["id"]) for one in (truth, coco))
+        for annotated, one in zip(expected, found, strict=True):
+            np.testing.assert_array_equal(coco.annToMask(one), truth.annToMask(annotated))
+    plain = [one for one in truth.anns.values() if not one["iscrowd"]]
+    detected = [
+        {key: one[key] for key in ("image_id", "category_id")} | {"segmentation": truth.annToRLE(one), "score": 0.9}
+        for one in plain
+    ]
+    evaluation = COCOeval(coco, coco.loadRes(detected), "segm")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(1.0)
+    assert evaluation.stats[8] == pytest.approx(1.0)
 
 
 def test_the_same_data_set_gives_the_same_bytes_and_a_split_the_same_ids(
@@ -144,6 +170,7 @@ def mixed_data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     picture("map.bmp", 62, 41)
     picture("map.bmp.png", 37, 90)
     picture("old.gif", 48, 75, "L")
+    entries[0] |= {"neg_category_ids": [8, 1], "not_exhaustive_category_ids": []}
     file = folder / "instances.json"
     categories = [{"id": 3, "name": "Straße"}, {"id": 8, "name": "人"}, {"id": 1, "name": "unused"}]
     file.write_text(json.dumps({"images": entries, "annotations": annotations, "categories": categories}))
