@@ -24,6 +24,9 @@ PARTS = {
     "tfrecord": "checksums and shards",
     "shards": "checksums and shards",
     "statistics": "statistics",
+    "sketch": "statistics",
+    "samples": "statistics",
+    "tally": "statistics",
     "beam_pipeline": "start and end",
 }
 """Modules of `transforms`, and `beam_pipeline`, by what they do; the innermost frame of one of them decides."""

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
+from conftest import Output
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms import samples
-from transforms.samples import AT_RANDOM, KINDS, LARGEST, SMALLEST, Sample, Samples
+from transforms.samples import AT_RANDOM, BOX_AND_MASK_DISAGREE, KINDS, LARGEST, MOST_INSTANCES, SMALLEST, Sample, Samples
+from transforms.tfrecord import read_records
 
 FEW = st.builds(
     Sample,
@@ -91,3 +97,44 @@ def test_merging_leaves_the_other_as_it_was() -> None:
     one.add(LARGEST, Sample(2.0, 2, "a", 0))
     one.add_category(1, Sample(2.0, 2, "a", 0))
     assert other == alone(LARGEST, Sample(1.0, 1, "a", 0))
+
+
+def test_where_a_sample_says_there_is_its_record(demo_output: Output, tf: Any) -> None:
+    """Scores are drawn anew from the records' masks and boxes, by TensorFlow and numpy."""
+    for split in json.loads((demo_output.folder / "statistics.json").read_text()).values():
+        kinds = split["samples"]["kinds"]
+        assert kinds.keys() == KINDS.keys()
+        for kind, some in [*kinds.items(), *((int(label), [one]) for label, one in split["samples"]["categories"].items())]:
+            for sample in some:
+                with (demo_output.folder / sample["file"]).open("rb") as file:
+                    file.seek(sample["offset"])
+                    record = next(read_records(file))
+                features = tf.train.Example.FromString(record).features.feature
+                assert features["image/source_id"].bytes_list.value == [str(sample["image_id"]).encode()]
+                labels = list(features["image/object/class/label"].int64_list.value)
+                if kind == AT_RANDOM:
+                    continue
+                if kind == MOST_INSTANCES:
+                    assert sample["score"] == len(labels)
+                    continue
+                mask = tf.io.decode_png(features["image/object/mask"].bytes_list.value[sample["instance"]]).numpy()[:, :, 0]
+                if kind == LARGEST:
+                    assert sample["score"] == pytest.approx(mask.mean(), rel=1e-6)
+                elif kind == SMALLEST:
+                    assert sample["score"] == mask.sum()
+                elif kind == BOX_AND_MASK_DISAGREE:
+                    sides = [features[f"image/object/bbox/{side}"].float_list.value[sample["instance"]] for side in SIDES]
+                    assert sample["score"] == pytest.approx(agreement(np.array(sides) * np.tile(mask.shape, 2), mask), abs=1e-4)
+                else:
+                    assert labels[sample["instance"]] == kind
+
+
+SIDES = ("ymin", "xmin", "ymax", "xmax")
+
+
+def agreement(box: npt.NDArray[np.float64], mask: npt.NDArray[np.uint8]) -> float:
+    """IoU of a box with the tight one around a mask."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    tight = np.array([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1])
+    both = np.prod((np.minimum(box[2:], tight[2:]) - np.maximum(box[:2], tight[:2])).clip(0))
+    return float(both / (np.prod(box[2:] - box[:2]) + np.prod(tight[2:] - tight[:2]) - both))
