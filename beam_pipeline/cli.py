@@ -108,6 +108,26 @@ def make_parser() -> Parser:
     compare.add_argument("after", metavar="AFTER", type=given, help="another")
     compare.add_argument("--output", type=typed(_page), metavar="FILE.html", help="write it as a page, too")
 
+    show = commands.add_parser(
+        "show",
+        help="pictures of what is in the records",
+        description="Draws masks, boxes and names over some of a data set's images: on the terminal, as a PNG, or as a page.",
+        allow_abbrev=False,
+    )
+    show.add_argument("data_set", metavar="OUTPUT", type=given, help="a folder that maskbeam run has written")
+    show.add_argument("--split", type=given, metavar="NAME", help="only this split (default: all)")
+    named = "only images that have one of these categories, which alone are coloured then"
+    show.add_argument("--category", type=given, nargs="+", default=(), metavar="NAME", help=named)
+    ids = "these images and no others; where images were cut into tiles, an image's tiles"
+    show.add_argument("--image_id", type=int, nargs="+", default=(), metavar="ID", help=ids)
+    show.add_argument("--limit", type=whole, metavar="N", help="at most so many images (default: 12; with --image_id, all)")
+    show.add_argument("--columns", type=whole, metavar="N", help="pictures beside each other (default: 3, or as many as fit)")
+    show.add_argument("--size", type=whole, default=480, metavar="PX", help="a picture's longer side (default: %(default)s)")
+    file = "write a .png or, as one page without a network, a .html (default: inline, or OUTPUT-pictures.png in this folder)"
+    show.add_argument("--output", type=given, metavar="FILE", help=file)
+    ways = "pictures on the terminal: as it is known to show them (auto), in one of these ways anyway, or not at all"
+    show.add_argument("--inline", choices=("auto", "kitty", "iterm", "sixel", "none"), default="auto", help=ways)
+
     demo = commands.add_parser(
         "demo",
         help="draw a small data set, run and verify it",
@@ -144,6 +164,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from beam_pipeline.compare import compare_command
 
             return compare_command(parsed.before, parsed.after, parsed.output)
+        if parsed.command == "show":
+            from beam_pipeline.show import Choices, show_command
+
+            which = parsed.split, tuple(parsed.category), tuple(parsed.image_id), parsed.limit
+            return show_command(parsed.data_set, parsed.output, parsed.inline, Choices(*which, parsed.columns, parsed.size))
         from beam_pipeline.demo import demo_command
 
         return demo_command(parsed.folder)

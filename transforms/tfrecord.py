@@ -15,6 +15,8 @@ import google_crc32c
 from transforms.ahead import Writable
 
 _HEADER = struct.Struct("<QI")
+FRAMING = _HEADER.size + 4
+"""Bytes around a record."""
 _LONGEST = 1 << 32  # twice what a protobuf message can have; a file is not asked for more
 
 
@@ -63,4 +65,4 @@ def read_with_offsets(file: IO[bytes], offset: int = 0) -> Iterator[tuple[int, b
         if struct.unpack("<I", footer)[0] != masked_crc(record):
             raise ValueError(f"wrong checksum of the record at byte {offset}")
         yield offset, record
-        offset += _HEADER.size + length + 4
+        offset += length + FRAMING

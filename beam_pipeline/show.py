@@ -1,0 +1,259 @@
+"""`maskbeam show`: what is in the records, as pictures: on the terminal, as one PNG, or as a page."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import io
+import itertools
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, StrictUndefined
+from PIL import Image
+
+from beam_pipeline.inline_images import encoded, terminal_width, way_of
+from beam_pipeline.pictures import MISSING, colour_of, contact_sheet, draw, label_text, plain
+from beam_pipeline.publish import iter_rejects
+from beam_pipeline.verify import read_label_maps
+from transforms import storage
+from transforms.read_records import MANIFEST, WrittenImage, iter_records, read_at, read_image, read_json, shards_of
+from transforms.records import InputError
+from transforms.sharding import shard_of, stable_hash
+from transforms.tfrecord import FRAMING
+from transforms.views import MOST_TILES
+
+LIMIT, SIZE, COLUMNS, GAP = 12, 480, 3, 12
+"""Unless the user says otherwise: images, pixels of a picture's longer side, pictures beside each other; pixels between them."""
+NAMED = 5  # categories, where none has a name like the one that is asked for
+QUALITY = 88  # of the page's JPEGs, with full colour, or outlines would be blurred
+
+Shard = dict[str, Any]  # an entry of the manifest
+
+
+class Choices(NamedTuple):
+    """Which images, and how they are shown; None is the default."""
+
+    split: str | None = None
+    categories: tuple[str, ...] = ()
+    image_ids: tuple[int, ...] = ()
+    limit: int | None = None
+    columns: int | None = None
+    size: int = SIZE
+
+
+class Place(NamedTuple):
+    """Where a record is: its shard, as a number in the manifest's list and by name, and the byte at which it begins."""
+
+    number: int
+    offset: int
+    file: str
+    split: str
+
+
+# ---------------------------------------------------------------------------------------------------- which images
+
+
+def find(output: str, shards: Sequence[Shard], choices: Choices) -> list[Place]:
+    """The records to show, of these shards, in their order; the same ones every time. Raises `InputError` if there are none."""
+    where = f"the split {choices.split!r} of {output}" if choices.split else output
+    _check_categories(output, choices.categories)
+    if not any(shard["records"] for shard in shards):
+        raise InputError(f"{where} has no images")
+    if choices.image_ids:
+        return _find_ids(output, shards, choices, where)
+    found = spread(output, shards, choices.limit or LIMIT, lambda image: _has_category(image, choices.categories))
+    if not found:
+        raise InputError(f"no image of {where} has {' or '.join(map(repr, choices.categories))}")
+    return found
+
+
+def spread(output: str, shards: Sequence[Shard], limit: int, holds: Callable[[WrittenImage], bool]) -> list[Place]:
+    """At most `limit` records for which `holds`, as many of a shard as of any other if it has them.
+
+    In a shard they stand by a hash of their ids, so that its first ones are as good as drawn by lot.
+    """
+    waiting = [(shard, number, 0) for number, shard in enumerate(shards) if shard["records"]]
+    waiting.sort(key=lambda one: stable_hash(one[0]["file"], "show"))
+    found: list[Place] = []
+    while waiting and len(found) < limit:
+        share = max(1, (limit - len(found)) // len(waiting))
+        unread = []
+        for shard, number, begin in waiting:
+            taken = list(itertools.islice(_matches(output, shard, number, holds, begin), min(share, limit - len(found))))
+            found += [place for place, _ in taken]
+            if len(taken) == share:
+                unread.append((shard, number, taken[-1][1]))
+        waiting = unread
+    return sorted(found)
+
+
+def _matches(
+    output: str, shard: Shard, number: int, holds: Callable[[WrittenImage], bool], begin: int = 0
+) -> Iterator[tuple[Place, int]]:
+    """The records of a shard, from a byte on, for which `holds`, and where each ends."""
+    for offset, record in iter_records(output, shard["file"], begin):
+        place = Place(number, offset, shard["file"], shard["split"])
+        if holds(_image(output, place, record)):
+            yield place, offset + len(record) + FRAMING
+
+
+def _image(output: str, place: Place, record: bytes) -> WrittenImage:
+    try:
+        return read_image(record, place.split)
+    except ValueError as error:
+        raise InputError(f"{storage.join(output, place.file)}, record at byte {place.offset}: {error}") from None
+
+
+def _has_category(image: WrittenImage, categories: Sequence[str]) -> bool:
+    return not categories or any(one.name in categories for one in image.instances)
+
+
+def _check_categories(output: str, categories: Sequence[str]) -> None:
+    names = list(read_label_maps(output)[0].values()) if categories else []
+    for name in categories:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 3)
+            hint = f", did you mean {' or '.join(map(repr, near))}?" if near else f": it has {', '.join(names[:NAMED])}"
+            more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED and not near else ""
+            raise InputError(f"{output} has no category {name!r}{hint}{more}")
+
+
+def _find_ids(output: str, shards: Sequence[Shard], choices: Choices, where: str) -> list[Place]:
+    """The images of these ids or, where images were cut into tiles, their tiles. Of each split, an id's own shard is read."""
+    tiled = bool(read_json(output, MANIFEST)["options"].get("tile"))
+    of_split: dict[str, list[int]] = {}
+    for number, shard in enumerate(shards):
+        of_split.setdefault(shard["split"], []).append(number)
+    found: set[Place] = set()
+    for wanted in choices.image_ids:
+        source = _parent_id(wanted) if tiled else wanted
+        numbers = {mine[shard_of(one, len(mine))] for mine in of_split.values() for one in (wanted, source)}
+
+        def is_it(image: WrittenImage, wanted: int = wanted) -> bool:
+            return image.image_id == wanted or (tiled and _parent_id(image.image_id) == wanted)
+
+        places = {place for number in numbers for place, _ in _matches(output, shards[number], number, is_it)}
+        if not places:
+            raise InputError(f"{where} has no image {wanted}{_why_not(output, wanted)}")
+        found |= places
+    return sorted(found)[: choices.limit]
+
+
+def _parent_id(tile_id: int) -> int:
+    return (tile_id - 1) // MOST_TILES
+
+
+def _why_not(output: str, image_id: int) -> str:
+    for reject in storage.if_there(lambda _: list(iter_rejects(output)), output) or ():
+        if reject.kind == "image" and reject.image_id == image_id:
+            return f": it was rejected, {reject.reason}: {reject.message}"
+    return ""
+
+
+# --------------------------------------------------------------------------------------------------------- pictures
+
+
+class Shown(NamedTuple):
+    """An image as it is shown, and what is said of it; `counts` has each class's name and how many of it there are."""
+
+    picture: Image.Image
+    image: WrittenImage
+    counts: list[tuple[str, int]]
+
+    @property
+    def facts(self) -> str:
+        """Id, split and the number of instances."""
+        count = len(self.image.instances)
+        return f"id {self.image.image_id}, {self.image.split}, {count:,} instance{'s' * (count != 1)}"
+
+    @property
+    def caption(self) -> str:
+        """Three lines, as Pillow's font has them: the file, the facts, the classes."""
+        names = {one.name: label_text(one._replace(is_crowd=False)) for one in self.image.instances}
+        classes = ", ".join(f"{names[name]} {count}" for name, count in self.counts)
+        return f"{self.image.file_name}\n{self.facts}\n{classes}"
+
+
+def pictures_of(output: str, places: Sequence[Place], choices: Choices) -> Iterator[Shown]:
+    """The pictures, one at a time. Where categories are asked for, all is drawn, and theirs is coloured and named."""
+    for place in places:
+        image = _image(output, place, read_at(output, place.file, place.offset))
+        picture = draw(image, choices.size, choices.categories or None)
+        yield Shown(picture, image, list(Counter(one.name for one in image.instances).items()))
+
+
+def as_png(shown: Sequence[Shown], columns: int) -> bytes:
+    """One picture with all of them."""
+    file = io.BytesIO()
+    contact_sheet([one.picture for one in shown], [one.caption for one in shown], columns, GAP).save(file, "PNG")
+    return file.getvalue()
+
+
+def as_page(shown: Sequence[Shown], title: str, columns: int | None) -> bytes:
+    """A page that has all in itself, in UTF-8."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = (files("beam_pipeline") / "resources" / "show.html").read_text(encoding="utf-8")
+    pictures = [_for_page(one) for one in shown]
+    return environment.from_string(template).render(title=title, columns=columns, pictures=pictures).encode()
+
+
+def _for_page(one: Shown) -> dict[str, Any]:
+    file = io.BytesIO()
+    one.picture.save(file, "JPEG", quality=QUALITY, subsampling=0, optimize=True)
+    return {
+        "source": f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}",
+        "height": one.picture.height,
+        "width": one.picture.width,
+        "title": one.image.file_name,
+        "facts": one.facts,
+        "counts": one.counts,
+        "numbers": {instance.name: instance.label for instance in one.image.instances if MISSING in plain(instance.name)},
+        "colours": {instance.name: f"rgb{colour_of(instance.label)}" for instance in one.image.instances},
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------- command
+
+
+def show_command(output: str, file: str | None, inline: str, choices: Choices) -> int:
+    """Shows images, and says where their pictures went. `inline` is auto, none, or the way of a terminal."""
+    suffix = os.path.splitext(file)[1].lower() if file else ".png"
+    if suffix not in (".png", ".html", ".htm"):
+        raise InputError(f"--output {file}: expected a name that ends in .png or .html")
+    way = None if inline == "none" else inline
+    if inline == "auto":
+        way = way_of(os.environ) if sys.stdout.isatty() and not file else None
+    if not way:
+        file = file or f"{storage.name_of(os.path.abspath(output))}-pictures.png"
+    shards = shards_of(output, [choices.split] if choices.split else None)
+    places, images = find(output, shards, choices), sum(shard["records"] for shard in shards)
+    said = f"{len(places):,} of {images:,} image{'s' * (images != 1)}"
+    if choices.columns is None and suffix == ".png":
+        fitting = (terminal_width() - GAP) // (choices.size + GAP) if way else COLUMNS
+        choices = choices._replace(columns=max(1, fitting))
+    Image.MAX_IMAGE_PIXELS = None  # what is in a record has been let pass
+    each = pictures_of(output, places, choices)
+    kept: list[Shown] = []
+    numbers: dict[int, str] = {}
+    for row in iter(lambda: list(itertools.islice(each, choices.columns or 1)), []):
+        if way:
+            print(encoded(contact_sheet([one.picture for one in row], [one.caption for one in row], len(row), GAP), way))
+        kept += row if file else []
+        numbers |= {one.label: one.name for shown in row for one in shown.image.instances if MISSING in plain(one.name)}
+    if file:
+        page = suffix != ".png"
+        data = as_page(kept, f"{output}: {said}", choices.columns) if page else as_png(kept, choices.columns or COLUMNS)
+        try:
+            storage.write_bytes(file, data)
+        except OSError as error:
+            raise InputError(f"{file} can't be written: {error}") from None
+    print(f"{said}: {file}" if file else said)
+    if suffix == ".png":
+        for label, name in sorted(numbers.items()):
+            print(f"#{label} is {name}")
+    return 0
