@@ -21,7 +21,7 @@ from beam_pipeline.pictures import MISSING, colour_of, contact_sheet, draw, labe
 from beam_pipeline.publish import iter_rejects
 from beam_pipeline.verify import read_label_maps
 from transforms import storage
-from transforms.read_records import MANIFEST, WrittenImage, iter_records, read_at, read_image, read_json, shards_of
+from transforms.read_records import MANIFEST, WrittenImage, iter_shard, read_json, shards_of
 from transforms.records import InputError
 from transforms.sharding import shard_of, stable_hash
 from transforms.tfrecord import FRAMING
@@ -47,12 +47,10 @@ class Choices(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a record is: its shard, as a number in the manifest's list and by name, and the byte at which it begins."""
+    """Where a record is: its shard, by its number among those that are looked at, and the byte at which it begins."""
 
-    number: int
+    shard: int
     offset: int
-    file: str
-    split: str
 
 
 # ---------------------------------------------------------------------------------------------------- which images
@@ -77,36 +75,28 @@ def spread(output: str, shards: Sequence[Shard], limit: int, holds: Callable[[Wr
 
     In a shard they stand by a hash of their ids, so that its first ones are as good as drawn by lot.
     """
-    waiting = [(shard, number, 0) for number, shard in enumerate(shards) if shard["records"]]
-    waiting.sort(key=lambda one: stable_hash(one[0]["file"], "show"))
+    waiting = [Place(number, 0) for number, shard in enumerate(shards) if shard["records"]]
+    waiting.sort(key=lambda place: stable_hash(shards[place.shard]["file"], "show"))
     found: list[Place] = []
     while waiting and len(found) < limit:
         share = max(1, (limit - len(found)) // len(waiting))
         unread = []
-        for shard, number, begin in waiting:
-            taken = list(itertools.islice(_matches(output, shard, number, holds, begin), min(share, limit - len(found))))
+        for begin in waiting:
+            taken = list(itertools.islice(_matches(output, shards, begin, holds), min(share, limit - len(found))))
             found += [place for place, _ in taken]
             if len(taken) == share:
-                unread.append((shard, number, taken[-1][1]))
+                unread.append(taken[-1][1])
         waiting = unread
     return sorted(found)
 
 
 def _matches(
-    output: str, shard: Shard, number: int, holds: Callable[[WrittenImage], bool], begin: int = 0
-) -> Iterator[tuple[Place, int]]:
-    """The records of a shard, from a byte on, for which `holds`, and where each ends."""
-    for offset, record in iter_records(output, shard["file"], begin):
-        place = Place(number, offset, shard["file"], shard["split"])
-        if holds(_image(output, place, record)):
-            yield place, offset + len(record) + FRAMING
-
-
-def _image(output: str, place: Place, record: bytes) -> WrittenImage:
-    try:
-        return read_image(record, place.split)
-    except ValueError as error:
-        raise InputError(f"{storage.join(output, place.file)}, record at byte {place.offset}: {error}") from None
+    output: str, shards: Sequence[Shard], begin: Place, holds: Callable[[WrittenImage], bool]
+) -> Iterator[tuple[Place, Place]]:
+    """The records of a shard, from a place on, for which `holds`, and where the next one is."""
+    for offset, record, image in iter_shard(output, shards[begin.shard], begin.offset):
+        if holds(image):
+            yield Place(begin.shard, offset), Place(begin.shard, offset + len(record) + FRAMING)
 
 
 def _has_category(image: WrittenImage, categories: Sequence[str]) -> bool:
@@ -118,7 +108,7 @@ def _check_categories(output: str, categories: Sequence[str]) -> None:
     for name in categories:
         if name not in names:
             near = difflib.get_close_matches(name, names, 3)
-            hint = f", did you mean {' or '.join(map(repr, near))}?" if near else f": it has {', '.join(names[:NAMED])}"
+            hint = f", did you mean {' or '.join(map(repr, near))}?" if near else f": it has {', '.join(names[:NAMED]) or 'none'}"
             more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED and not near else ""
             raise InputError(f"{output} has no category {name!r}{hint}{more}")
 
@@ -137,7 +127,7 @@ def _find_ids(output: str, shards: Sequence[Shard], choices: Choices, where: str
         def is_it(image: WrittenImage, wanted: int = wanted) -> bool:
             return image.image_id == wanted or (tiled and _parent_id(image.image_id) == wanted)
 
-        places = {place for number in numbers for place, _ in _matches(output, shards[number], number, is_it)}
+        places = {place for number in numbers for place, _ in _matches(output, shards, Place(number, 0), is_it)}
         if not places:
             raise InputError(f"{where} has no image {wanted}{_why_not(output, wanted)}")
         found |= places
@@ -149,10 +139,11 @@ def _parent_id(tile_id: int) -> int:
 
 
 def _why_not(output: str, image_id: int) -> str:
-    for reject in storage.if_there(lambda _: list(iter_rejects(output)), output) or ():
-        if reject.kind == "image" and reject.image_id == image_id:
-            return f": it was rejected, {reject.reason}: {reject.message}"
-    return ""
+    def reason(output: str) -> str | None:
+        found = (one for one in iter_rejects(output) if one.kind == "image" and one.image_id == image_id)
+        return next((f": it was rejected, {one.reason}: {one.message}" for one in found), None)
+
+    return storage.if_there(reason, output) or ""
 
 
 # --------------------------------------------------------------------------------------------------------- pictures
@@ -179,10 +170,10 @@ class Shown(NamedTuple):
         return f"{self.image.file_name}\n{self.facts}\n{classes}"
 
 
-def pictures_of(output: str, places: Sequence[Place], choices: Choices) -> Iterator[Shown]:
+def pictures_of(output: str, shards: Sequence[Shard], places: Sequence[Place], choices: Choices) -> Iterator[Shown]:
     """The pictures, one at a time. Where categories are asked for, all is drawn, and theirs is coloured and named."""
     for place in places:
-        image = _image(output, place, read_at(output, place.file, place.offset))
+        _, _, image = next(iter_shard(output, shards[place.shard], place.offset))
         picture = draw(image, choices.size, choices.categories or None)
         yield Shown(picture, image, list(Counter(one.name for one in image.instances).items()))
 
@@ -237,7 +228,7 @@ def show_command(output: str, file: str | None, inline: str, choices: Choices) -
         fitting = (terminal_width() - GAP) // (choices.size + GAP) if way else COLUMNS
         choices = choices._replace(columns=max(1, fitting))
     Image.MAX_IMAGE_PIXELS = None  # what is in a record has been let pass
-    each = pictures_of(output, places, choices)
+    each = pictures_of(output, shards, places, choices)
     kept: list[Shown] = []
     numbers: dict[int, str] = {}
     for row in iter(lambda: list(itertools.islice(each, choices.columns or 1)), []):

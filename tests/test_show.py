@@ -41,8 +41,8 @@ def records(demo_output):
 def shown(output, **choices):
     """The images that are chosen."""
     given = Choices(**{"size": 40, **choices})
-    places = find(output, shards_of(output, [given.split] if given.split else None), given)
-    return [one.image for one in pictures_of(output, places, given)]
+    shards = shards_of(output, [given.split] if given.split else None)
+    return [one.image for one in pictures_of(output, shards, find(output, shards, given), given)]
 
 
 def ids(output, **choices):
@@ -53,21 +53,19 @@ def ids(output, **choices):
 
 
 def test_images_are_spread_over_the_shards(records):
-    shards = {shard["file"]: shard["split"] for shard in shards_of(records)}
+    shards = shards_of(records)
     assert len(shards) == 4
-    of_shard = {}
+    of_split = {}
     for image in iter_images(records):
-        of_shard.setdefault(image.split, []).append(image.image_id)
-    places = find(records, shards_of(records), Choices(limit=4))
-    assert [place.file for place in places] == list(shards)
-    places = find(records, shards_of(records), Choices(limit=6))
-    assert sorted(Counter(place.file for place in places).values()) == [1, 1, 2, 2]
-    assert [place.split for place in places] == [shards[place.file] for place in places]
+        of_split.setdefault(image.split, []).append(image.image_id)
+    assert [place.shard for place in find(records, shards, Choices(limit=4))] == [0, 1, 2, 3]
+    assert sorted(Counter(place.shard for place in find(records, shards, Choices(limit=6))).values()) == [1, 1, 2, 2]
+    assert {image.split for image in shown(records, limit=4)} == {"train", "val"}
     assert ids(records, limit=6) == ids(records, limit=6)
     assert set(ids(records, limit=4)) < set(ids(records, limit=6))
-    assert sorted(ids(records, limit=100)) == sorted(of_shard["train"] + of_shard["val"])
+    assert sorted(ids(records, limit=100)) == sorted(of_split["train"] + of_split["val"])
     assert len(ids(records)) == 12
-    assert sorted(ids(records, split="val", limit=100)) == sorted(of_shard["val"])
+    assert sorted(ids(records, split="val", limit=100)) == sorted(of_split["val"])
 
 
 @pytest.mark.parametrize("names", [("boat",), ("cloud", "bird"), ("bird",)])
@@ -82,9 +80,10 @@ def test_a_category_finds_all_images_that_have_it(demo_data, records, names):
 
 
 def test_of_a_category_only_its_instances_are_coloured(records):
-    (place,) = find(records, shards_of(records), Choices(image_ids=(2,)))
-    (whole,) = pictures_of(records, [place], Choices(size=640))
-    (birds,) = pictures_of(records, [place], Choices(size=640, categories=("bird",)))
+    shards = shards_of(records)
+    places = find(records, shards, Choices(image_ids=(2,)))
+    (whole,) = pictures_of(records, shards, places, Choices(size=640))
+    (birds,) = pictures_of(records, shards, places, Choices(size=640, categories=("bird",)))
     assert birds.picture.tobytes() == draw(whole.image, 640, {"bird"}).tobytes()
     assert birds.picture.tobytes() != whole.picture.tobytes()
     assert birds.counts == whole.counts

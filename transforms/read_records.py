@@ -238,17 +238,17 @@ def iter_records(output: str, file: str, offset: int = 0) -> Iterator[tuple[int,
         raise
 
 
-def iter_shard(output: str, shard: Mapping[str, Any]) -> Iterator[tuple[int, bytes, WrittenImage]]:
-    """For each record of a shard, by its entry in the manifest: at which byte it begins, itself, and the image in it.
+def iter_shard(output: str, shard: Mapping[str, Any], offset: int = 0) -> Iterator[tuple[int, bytes, WrittenImage]]:
+    """For each record of a shard, from the one on that begins at a byte: at which it begins, itself, and the image in it.
 
-    Raises as `iter_records`, and where a record is none of ours.
+    The shard is given by its entry in the manifest. Raises as `iter_records`, and where a record is none of ours.
     """
-    for offset, record in iter_records(output, shard["file"]):
+    for begin, record in iter_records(output, shard["file"], offset):
         try:
             image = read_image(record, shard["split"])
         except ValueError as error:
-            raise _damaged(output, shard["file"], f"record at byte {offset}: {error}") from None
-        yield offset, record, image
+            raise _damaged(output, shard["file"], f"record at byte {begin}: {error}") from None
+        yield begin, record, image
 
 
 def iter_images(output: str, splits: Sequence[str] | None = None) -> Iterator[WrittenImage]:
