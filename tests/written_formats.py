@@ -116,10 +116,15 @@ def as_label_studio(images: list[Annotated], folder: Path) -> None:
 
 
 def as_supervisely(images: list[Annotated], folder: Path) -> None:
+    """Points are the middles of pixels there."""
     (folder / "ds0" / "ann").mkdir(parents=True)
     for one in images:
         objects = [
-            {"classTitle": name, "geometryType": "polygon", "points": {"exterior": points(ring), "interior": []}}
+            {
+                "classTitle": name,
+                "geometryType": "polygon",
+                "points": {"exterior": points([value - 0.5 for value in ring]), "interior": []},
+            }
             for name, ring in one.objects
         ]
         fields = {"size": {"height": HEIGHT, "width": WIDTH}, "objects": objects, "tags": []}
@@ -275,15 +280,26 @@ def first(one: Annotated) -> list[dict[str, Any]]:
     return whole(one)[:1]
 
 
-def as_coco(images: list[Annotated], path: Path, shapes: Callable[[Annotated], list[dict[str, Any]]]) -> None:
-    """A COCO file of the same images, with other shapes."""
+def decoded(shape: dict[str, Any]) -> npt.NDArray[np.uint8]:
+    """The mask, [height, width] of 0 and 1, of what a COCO file has; of a box without one, all 0."""
+    if "segmentation" not in shape:
+        return np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask: npt.NDArray[np.uint8] = cocomask.decode(shape["segmentation"])
+    return mask
+
+
+def as_coco(images: list[Annotated], path: Path, shapes: Callable[[Annotated], list[dict[str, Any]]], first_id: int = 1) -> None:
+    """A COCO file of the same images, with other shapes; ids of images and annotations begin with `first_id`."""
     names = sorted({name for one in images for name, _ in one.objects})
     annotations = []
-    for image_id, one in enumerate(images, start=1):
+    for image_id, one in enumerate(images, start=first_id):
         for shape in shapes(one):
             category_id = names.index(shape.pop("category")) + 1
-            annotations.append(shape | {"id": len(annotations) + 1, "image_id": image_id, "category_id": category_id})
-    files = [{"id": number, "file_name": one.file_name, "height": HEIGHT, "width": WIDTH} for number, one in enumerate(images, 1)]
+            annotations.append(shape | {"id": len(annotations) + first_id, "image_id": image_id, "category_id": category_id})
+    files = [
+        {"id": number, "file_name": one.file_name, "height": HEIGHT, "width": WIDTH}
+        for number, one in enumerate(images, first_id)
+    ]
     categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
     path.write_text(json.dumps({"images": files, "annotations": annotations, "categories": categories}))
 
