@@ -98,7 +98,7 @@ def make_picture(image: WrittenImage, reasons: Mapping[str, Sample | int], names
     """The picture of an image, which is shown for these reasons."""
     drawn = draw(image, SIDE)
     buffer = io.BytesIO()
-    drawn.save(buffer, "JPEG", quality=QUALITY, optimize=True, subsampling=0)  # or outlines would be blurred
+    drawn.save(buffer, "JPEG", quality=QUALITY, subsampling=0)  # or outlines would be blurred
     source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     counts: dict[str, int] = {}
     for one in image.instances:
