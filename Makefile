@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-cloud test-airflow test-engines test-tfdv test-browser test-trainers test-fuzz reliability fuzz lint format
 .PHONY: docs site requirements data-sets clean
 .PHONY: bench bench-parts bench-annotations bench-formats bench-latency bench-scaling bench-report
+.PHONY: demo test test-browser test-cloud test-airflow test-engines test-tfdv test-trainers test-fuzz reliability fuzz lint format docs requirements bench bench-parts bench-annotations bench-formats bench-report data-sets bench-latency bench-scaling clean
 
 demo: $(VENV)/installed  ## a small data set, made on the spot, through everything
 	$(BIN)/maskbeam demo
@@ -15,6 +16,9 @@ test: $(VENV)/installed  ## the tests, in under ten minutes
 
 test-trainers: $(VENV)/installed  ## the trainers themselves, installed into .environments: a quarter of an hour; writes docs/trainers.md
 	$(BIN)/pytest tests/trainers
+
+test-browser: $(VENV)/installed  ## the report in Chromium, which root gets by apt-get; Playwright goes into .environments: three minutes; screenshots in build/
+	$(BIN)/pytest tests/browser -rs
 
 test-cloud: $(VENV)/installed  ## the flex template, Dataflow, S3 and Azure, against emulators
 	$(BIN)/pytest tests/cloud -rs
@@ -74,6 +78,9 @@ bench-parts: $(VENV)/installed  ## each part of the work alone, beside the best 
 
 bench-formats: $(VENV)/installed  ## one data set in each format, beside COCO's: twenty minutes
 	$(BIN)/python benchmarks/formats.py
+
+bench-report: $(VENV)/installed  ## what the report costs a run of 15,000 images: six minutes
+	$(BIN)/python benchmarks/report.py
 
 data-sets: $(VENV)/installed  ## the real data sets, one command each; docs/data_sets.md has the numbers
 	$(BIN)/pytest tests/test_data_sets.py -rs
