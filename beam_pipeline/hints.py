@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from beam_pipeline.drift import drift
-from beam_pipeline.words import listed, percent, size, some
+from beam_pipeline.words import bits, listed, percent, size, some
 from transforms.records import Fix
 from transforms.statistics import DatasetStatistics, SplitStatistics
 
@@ -132,18 +132,18 @@ def different_splits(data: DataSet) -> Iterator[Hint]:
             shares = f"{percent(found.first)} of the instances of {one}, {percent(found.second)} of those of {other}"
             yield Hint(
                 f"Classes are spread otherwise in {one} than in {other}: {data.names[found.label]} makes {shares}.",
-                f"Their Jensen–Shannon divergence is {found.divergence:.3f} bits; chance alone makes {found.by_chance:.3f}.",
+                f"Their Jensen–Shannon divergence is {bits(found.divergence)} bits; chance alone makes {bits(found.by_chance)}.",
             )
 
 
 def small_splits(data: DataSet) -> Iterator[Hint]:
     """Splits with few images, or none."""
     for name, split in data.splits.items():
-        if split.images < FEW_IMAGES and (len(data.splits) > 1 or not split.images):
-            what = f"only {some(split.images, 'image')}" if split.images else "no image"
-            yield Hint(
-                f"The split {name} has {what}.", "What is measured there says little; --splits can give it a larger share."
-            )
+        if not split.images:
+            yield Hint(f"The split {name} has no image.", "Look at --splits, and at what is not in the records.")
+        elif split.images < FEW_IMAGES and len(data.splits) > 1:
+            found = f"The split {name} has only {some(split.images, 'image')}."
+            yield Hint(found, "What is measured there says little; --splits can give it a larger share.")
 
 
 def empty_images(data: DataSet) -> Iterator[Hint]:

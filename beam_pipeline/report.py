@@ -21,7 +21,7 @@ from beam_pipeline.gallery import KINDS, Picture, choose, make_gallery
 from beam_pipeline.hints import DataSet, class_counts, hints
 from beam_pipeline.plots import Plot
 from beam_pipeline.terminal import duration
-from beam_pipeline.words import percent, size, some
+from beam_pipeline.words import bits, percent, size, some
 from transforms.records import Fix, ReasonCode
 from transforms.sketch import Sketch
 from transforms.statistics import GRID, DatasetStatistics
@@ -110,10 +110,10 @@ def drifts(data: DataSet) -> Iterator[str]:
     for name, split in others:
         found = drift(class_counts(of_first), class_counts(split))
         if found:
-            by_chance = f"{found.by_chance:.3f} of it" if found.by_chance < found.divergence else "as much"
+            by_chance = f"{bits(found.by_chance)} of it" if found.by_chance < found.divergence else "as much"
             shares = f"{percent(found.first)} of {first}, {percent(found.second)} of {name}"
             yield (
-                f"The classes of {first} and {name} have a Jensen–Shannon divergence of {found.divergence:.3f} bits: 0 is the "
+                f"The classes of {first} and {name} have a Jensen–Shannon divergence of {bits(found.divergence)} bits: 0 is the "
                 f"same shares, 1 no class in common. In splits of these sizes chance alone makes {by_chance}. They differ most "
                 f"in {data.names[found.label]}: {shares}."
             )

@@ -27,6 +27,11 @@ def size(count: float) -> str:
     return some(int(count), "byte")
 
 
+def bits(value: float) -> str:
+    """A divergence: to a thousandth, and never 0 where it is not."""
+    return "under 0.001" if 0 < value < 0.0005 else f"{value:.3f}"
+
+
 def some(count: int, one: str, many: str = "") -> str:
     """A count with its noun; `many` where more than one does not just add an s."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from beam_pipeline.words import UNIT, listed, percent, size, some
+from beam_pipeline.words import UNIT, bits, listed, percent, size, some
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,7 @@ def test_counts_and_lists() -> None:
     assert [some(one, "class", "classes") for one in (0, 1, 1203)] == ["0 classes", "1 class", "1,203 classes"]
     assert listed("abcde") == "a, b, c, d, e"
     assert listed("abcdefg") == "a, b, c, d, e and 2 more"
+
+
+def test_a_divergence_is_0_only_where_it_is() -> None:
+    assert [bits(one) for one in (0.0, 0.0004, 0.0005, 0.3051, 1.0)] == ["0.000", "under 0.001", "0.001", "0.305", "1.000"]
