@@ -6,7 +6,6 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-cloud test-airflow test-engines test-tfdv test-browser test-trainers test-fuzz reliability fuzz lint format
 .PHONY: docs site requirements data-sets clean
 .PHONY: bench bench-parts bench-annotations bench-formats bench-latency bench-scaling bench-report
-.PHONY: demo test test-browser test-cloud test-airflow test-engines test-tfdv test-trainers test-fuzz reliability fuzz lint format docs requirements bench bench-parts bench-annotations bench-formats bench-report data-sets bench-latency bench-scaling clean
 
 demo: $(VENV)/installed  ## a small data set, made on the spot, through everything
 	$(BIN)/maskbeam demo
