@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from conftest import Data, Output
 from pycocotools import mask as cocomask
+from storage_server import StorageServer
 from test_examples import PICTURES, draw, features_of, image_with, instance, record_of
 
 from transforms.examples import encode_example
-from transforms.read_records import iter_images, parse_example, read_at, read_image
+from transforms.gcs import Gcs
+from transforms.read_records import iter_images, iter_records, parse_example, read_at, read_image
 from transforms.records import Attributes, ImageExtras, InputError
 
 ENCODINGS = pytest.mark.parametrize("encoding", ["png", "png1", "dense"])
@@ -137,10 +139,30 @@ def test_a_record_is_read_where_it_begins(tf: Any, demo_output: Output) -> None:
         assert read_at(str(demo_output.folder), shard.name, offset) == record
         offset += len(record) + 16  # length, its checksum, the record's
     assert offset == shard.stat().st_size
-    with pytest.raises(InputError, match=rf"{shard.name} can't be read: there is no record at byte {offset}"):
+    with pytest.raises(InputError, match=rf"{shard.name} can't be read: cut off at byte {offset}"):
         read_at(str(demo_output.folder), shard.name, offset)
     with pytest.raises(InputError, match="wrong checksum of a length at byte 5"):
         read_at(str(demo_output.folder), shard.name, 5)
+
+
+def test_of_a_shard_in_a_bucket_only_the_record_is_read(
+    demo_output: Output, storage: StorageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage.endpoint)
+    storage.upload(demo_output.folder, "gs://bkt/records")
+    shard = json.loads((demo_output.folder / "manifest.json").read_text())["shards"][0]["file"]
+    (_, first), (offset, second), *_ = iter_records(str(demo_output.folder), shard)
+    read: list[int] = []
+    whole = Gcs.get_range
+
+    def get_range(self: Gcs, path: str, *part: Any) -> bytes:
+        read.append(part[1])
+        return whole(self, path, *part)
+
+    monkeypatch.setattr(Gcs, "get_range", get_range)
+    assert read_at("gs://bkt/records", shard, 0) == first
+    assert read_at("gs://bkt/records", shard, offset) == second
+    assert read == [12, len(first) + 4, 12, len(second) + 4]
 
 
 def test_a_folder_without_a_data_set_is_told(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from PIL import Image
 from transforms import storage
 from transforms.records import FLAGS, Attributes, Box, InputError
 from transforms.run_lengths import Mask
-from transforms.tfrecord import read_with_offsets
+from transforms.tfrecord import FOOTER_BYTES, HEADER_BYTES, read_with_offsets, record_length
 
 MANIFEST = "manifest.json"
 """What lists the shards of a data set."""
@@ -227,15 +228,9 @@ def iter_records(output: str, file: str, offset: int = 0) -> Iterator[tuple[int,
 
     Raises `InputError` where the shard is not there or damaged.
     """
-    try:
-        with storage.open_read(storage.join(output, file)) as opened:
-            yield from read_with_offsets(opened, offset)
-    except ValueError as error:
-        raise _damaged(output, file, error) from None
-    except Exception as error:
-        if storage.is_missing(error):
-            raise _damaged(output, file, "it is not there") from None
-        raise
+    with _told(output, file), storage.open_read(storage.join(output, file)) as opened:
+        opened.seek(offset)
+        yield from read_with_offsets(opened, offset)
 
 
 def iter_shard(output: str, shard: Mapping[str, Any], offset: int = 0) -> Iterator[tuple[int, bytes, WrittenImage]]:
@@ -244,10 +239,8 @@ def iter_shard(output: str, shard: Mapping[str, Any], offset: int = 0) -> Iterat
     The shard is given by its entry in the manifest. Raises as `iter_records`, and where a record is none of ours.
     """
     for begin, record in iter_records(output, shard["file"], offset):
-        try:
+        with _told(output, shard["file"], f"record at byte {begin}: "):
             image = read_image(record, shard["split"])
-        except ValueError as error:
-            raise _damaged(output, shard["file"], f"record at byte {begin}: {error}") from None
         yield begin, record, image
 
 
@@ -261,11 +254,25 @@ def iter_images(output: str, splits: Sequence[str] | None = None) -> Iterator[Wr
 
 
 def read_at(output: str, file: str, offset: int) -> bytes:
-    """The record that begins at a byte of a shard; of the file, little else is read. Raises as `iter_records`."""
-    for _, record in iter_records(output, file, offset):
-        return record
-    raise _damaged(output, file, f"there is no record at byte {offset}")
+    """The record that begins at a byte of a shard, whose checksums are looked at; nothing else of the file is read.
+
+    Raises as `iter_records`.
+    """
+    path = storage.join(output, file)
+    with _told(output, file):
+        header = storage.read_part(path, offset, HEADER_BYTES)
+        rest = storage.read_part(path, offset + HEADER_BYTES, record_length(header, offset) + FOOTER_BYTES)
+        return next(record for _, record in read_with_offsets(io.BytesIO(header + rest), offset))
 
 
-def _damaged(output: str, file: str, why: object) -> InputError:
-    return InputError(f"{storage.join(output, file)} can't be read: {why}; maskbeam run --resume writes it again")
+@contextmanager
+def _told(output: str, file: str, where: str = "") -> Iterator[None]:
+    """Of what is wrong with a shard, an `InputError` that names it."""
+    try:
+        yield
+    except Exception as error:
+        if not (isinstance(error, ValueError) or storage.is_missing(error)):
+            raise
+        why = f"{where}{error}" if isinstance(error, ValueError) else "it is not there"
+        path = storage.join(output, file)
+        raise InputError(f"{path} can't be read: {why}; maskbeam run --resume writes it again") from None

@@ -134,13 +134,20 @@ def _read_local(path: str, take: Take) -> bytes:
         os.close(file)
 
 
+def read_part(path: str, offset: int, length: int) -> bytes:
+    """Some bytes of a file, by one request. In a folder, there may be fewer; a bucket raises where it has not so many."""
+    if store := _store_of(path):
+        return store.get_range(path, offset, length)
+    with open_read(path) as file:
+        file.seek(offset)
+        return file.read(length)
+
+
 def read_range(path: str, offset: int, length: int, crc32c: int) -> bytes:
     """Some bytes of a file. Raises `InputError` where they are no longer those that have the CRC32C."""
     if store := _store_of(path):
         return store.read_range(path, offset, length, crc32c)
-    with open_read(path) as file:
-        file.seek(offset)
-        data = file.read(length)
+    data = read_part(path, offset, length)
     if google_crc32c.value(data) != crc32c:
         raise InputError(f"{path} has changed while it was read")
     return data

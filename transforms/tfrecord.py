@@ -15,8 +15,9 @@ import google_crc32c
 from transforms.ahead import Writable
 
 _HEADER = struct.Struct("<QI")
-FRAMING = _HEADER.size + 4
-"""Bytes around a record."""
+HEADER_BYTES, FOOTER_BYTES = _HEADER.size, 4
+"""Before and behind each record."""
+FRAMING = HEADER_BYTES + FOOTER_BYTES
 _LONGEST = 1 << 32  # twice what a protobuf message can have; a file is not asked for more
 
 
@@ -49,20 +50,25 @@ def read_records(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def read_with_offsets(file: IO[bytes], offset: int = 0) -> Iterator[tuple[int, bytes]]:
-    """The records of a file from the one on that begins at a byte, and where each begins; raises as `read_records`."""
-    file.seek(offset)
-    while header := file.read(_HEADER.size):
-        if len(header) < _HEADER.size:
-            raise ValueError(f"cut off at byte {offset}")
-        length, crc = _HEADER.unpack(header)
-        if crc != masked_crc(header[:8]):
-            raise ValueError(f"wrong checksum of a length at byte {offset}")
-        if length > _LONGEST:
-            raise ValueError(f"cut off within the record at byte {offset}, which says that it has {length} bytes")
-        record, footer = file.read(length), file.read(4)
-        if len(record) < length or len(footer) < 4:
+    """The records of a file, and at which byte each begins; raises as `read_records`. `offset` is where it begins itself."""
+    while header := file.read(HEADER_BYTES):
+        length = record_length(header, offset)
+        record, footer = file.read(length), file.read(FOOTER_BYTES)
+        if len(record) < length or len(footer) < FOOTER_BYTES:
             raise ValueError(f"cut off within the record at byte {offset}")
         if struct.unpack("<I", footer)[0] != masked_crc(record):
             raise ValueError(f"wrong checksum of the record at byte {offset}")
         yield offset, record
         offset += length + FRAMING
+
+
+def record_length(header: bytes, offset: int) -> int:
+    """How long the record is that begins, at a byte, with these `HEADER_BYTES`; raises as `read_records`."""
+    if len(header) < HEADER_BYTES:
+        raise ValueError(f"cut off at byte {offset}")
+    length, crc = _HEADER.unpack(header)
+    if crc != masked_crc(header[:8]):
+        raise ValueError(f"wrong checksum of a length at byte {offset}")
+    if length > _LONGEST:
+        raise ValueError(f"cut off within the record at byte {offset}, which says that it has {length} bytes")
+    return int(length)
