@@ -135,11 +135,14 @@ def prepare_folder(folder: str) -> None:
             found = _anything(folder)
             if found:
                 raise InputError(f"--output {folder} is not empty ({found}), and no earlier export: choose another folder")
-            storage.make_folder(storage.join(folder, ANNOTATIONS))
+            storage.make_folder(folder)
             storage.write_bytes(storage.join(folder, MARKER), b"")
-        there = [*storage.list_folder(folder), *storage.list_folder(storage.join(folder, ANNOTATIONS))]
-        ours = (SUCCESS, _file_of("*"), _file_of("*") + PART)
-        storage.delete([file.path for file in there if any(fnmatchcase(storage.name_of(file.path), name) for name in ours)])
+        storage.delete([file.path for file in storage.list_folder(folder) if storage.name_of(file.path) == SUCCESS])
+        annotations = storage.join(folder, ANNOTATIONS)
+        storage.make_folder(annotations)
+        ours = (_file_of("*"), _file_of("*") + PART)
+        there = [file.path for file in storage.list_folder(annotations)]
+        storage.delete([path for path in there if any(fnmatchcase(storage.name_of(path), name) for name in ours)])
     except OSError as error:
         raise InputError(f"--output {folder} can't be written: {error}") from None
 
