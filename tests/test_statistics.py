@@ -70,19 +70,22 @@ def instances(draw: st.DrawFn, height: int, width: int) -> Instance:
 
 
 @st.composite
-def single_images(draw: st.DrawFn) -> DatasetStatistics:
-    """Of images that resemble each other, with few ids, so that scores are often equal."""
+def images(draw: st.DrawFn) -> tuple[AnnotatedImage, CheckedImage]:
+    """Images that resemble each other, with few ids, so that scores are often equal."""
     height, width = draw(st.sampled_from([(4, 6), (1, 3), (5000, 700)]))
     found = tuple(draw(st.lists(instances(height, width), max_size=4)))
     fixes = tuple(draw(st.lists(st.sampled_from(["IMAGE_TURNED", "IMAGE_CONVERTED"]), unique=True)))
-    kind = draw(st.sampled_from(["jpeg", "png"]))
-    return counted(
-        draw(st.sampled_from(["train", "val", "test"])),
-        AnnotatedImage(draw(st.integers(1, 30)), "a", height, width, found),
-        CheckedImage(b"abc", kind, height, width, "", fixes),
-        draw(st.integers(0, 2)),
-        draw(st.integers(0, 2)),
-    )
+    checked = CheckedImage(b"abc", draw(st.sampled_from(["jpeg", "png"])), height, width, "", fixes)
+    return AnnotatedImage(draw(st.integers(1, 30)), "a", height, width, found), checked
+
+
+single_images = st.builds(
+    lambda split, image, shard, offset: counted(split, *image, shard, offset),
+    st.sampled_from(["train", "val", "test"]),
+    images(),
+    st.integers(0, 2),
+    st.integers(0, 2),
+)
 
 
 def merged_at_random(parts: list[DatasetStatistics], randomness: random.Random) -> DatasetStatistics:
@@ -96,8 +99,8 @@ def merged_at_random(parts: list[DatasetStatistics], randomness: random.Random) 
     return merged(waiting)
 
 
-@settings(max_examples=60, deadline=None)
-@given(parts=st.lists(single_images(), max_size=8), randomness=st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None)
+@given(parts=st.lists(single_images, max_size=8), randomness=st.randoms(use_true_random=False))
 def test_any_order_and_nesting_of_merges_gives_the_same(parts: list[DatasetStatistics], randomness: random.Random) -> None:
     expected = as_bytes(merged(parts))
     before = [as_bytes(part) for part in parts]
@@ -107,6 +110,20 @@ def test_any_order_and_nesting_of_merges_gives_the_same(parts: list[DatasetStati
     randomness.shuffle(accumulators)
     assert as_bytes(combine.extract_output(combine.merge_accumulators(accumulators))) == expected
     assert [as_bytes(part) for part in parts] == before
+
+
+@settings(max_examples=40, deadline=None)
+@given(given=st.lists(images(), max_size=12), randomness=st.randoms(use_true_random=False))
+def test_the_statistics_of_parts_merge_to_those_of_the_whole(
+    given: list[tuple[AnnotatedImage, CheckedImage]], randomness: random.Random
+) -> None:
+    whole = Tally(LABELS, "train-00000-of-00009.tfrecord")
+    for offset, (image, checked) in enumerate(given):
+        whole.add(image, checked, run_lengths.masks_of(image.instances, checked.height, checked.width), offset)
+    parts = [counted("train", *one, offset=offset) for offset, one in enumerate(given)]
+    expected = DatasetStatistics({"train": whole.statistics()} if given else {})
+    assert merged_at_random(parts, randomness) == expected
+    assert as_bytes(merged_at_random(parts, randomness)) == as_bytes(expected)
 
 
 def test_merging_leaves_the_other_as_it_was_and_shares_nothing() -> None:
@@ -165,7 +182,7 @@ def test_nothing_at_all_as_json() -> None:
     assert DatasetStatistics().as_json(NAMES) == {}
 
 
-@given(parts=st.lists(single_images(), max_size=3))
+@given(parts=st.lists(single_images, max_size=3))
 @settings(max_examples=30, deadline=None)
 def test_statistics_survive_a_shuffle(parts: list[DatasetStatistics]) -> None:
     coder = StructCoder(DatasetStatistics)

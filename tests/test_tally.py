@@ -270,10 +270,27 @@ def test_no_images() -> None:
     assert tallied([]) == SplitStatistics()
 
 
-def test_areas_and_boxes_of_many_masks_are_those_of_each(drawn: list[Drawn]) -> None:
-    masks = [mask for _, _, mask in each(drawn)]
+@pytest.mark.parametrize(("height", "width"), [(2, 4), (3, 2), (1, 5), (5, 1)])
+@pytest.mark.parametrize("at_once", [1, 50, 1 << 16])
+def test_areas_and_boxes_of_many_masks_are_those_of_each(
+    monkeypatch: pytest.MonkeyPatch, height: int, width: int, at_once: int
+) -> None:
+    """All masks of a size, so also those in which a run goes on in the next column; and among them those of another."""
+    monkeypatch.setattr(run_lengths, "_AT_ONCE", at_once)
+    small: list[Mask] = [
+        np.array([number >> pixel & 1 for pixel in range(height * width)], np.uint8).reshape(height, width)
+        for number in range(2 ** (height * width))
+    ]
+    masks = [mask for one in small for mask in (one, np.eye(7, 4, dtype=np.uint8))]
     runs = [run_lengths.runs_of(run_lengths.from_mask(mask)) for mask in masks]
     areas, boxes = run_lengths.areas_and_boxes(runs, np.array([len(mask) for mask in masks]))
     assert areas.tolist() == [pixels(mask) for mask in masks]
     assert boxes.tolist() == [list(tight(mask)) if mask.any() else [0, 0, 0, 0] for mask in masks]
-    assert any(not mask.any() for mask in masks)
+
+
+def test_areas_and_boxes_of_no_masks_and_of_runs_without_pixels() -> None:
+    areas, boxes = run_lengths.areas_and_boxes([], np.zeros(0, np.int64))
+    assert (areas.shape, boxes.shape) == ((0,), (0, 4))
+    areas, boxes = run_lengths.areas_and_boxes([np.array([1, 0, 2, 2, 1, 0]), np.array([6])], np.array([3, 2]))
+    assert areas.tolist() == [2, 0]
+    assert boxes.tolist() == [[0, 1, 2, 2], [0, 0, 0, 0]]

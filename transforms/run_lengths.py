@@ -9,6 +9,7 @@ Source: `rleToString` and `rleFrString` in cocoapi's maskApi.c.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -177,15 +178,22 @@ def areas_and_boxes(masks: Sequence[Runs], heights: Runs) -> tuple[Runs, Runs]:
     """
     areas, boxes = np.zeros(len(masks), np.int64), np.zeros((len(masks), 4), np.int64)
     sizes = np.array([len(runs) for runs in masks], np.int64)
-    behind = np.cumsum(sizes)
-    runs = np.concatenate(masks) if len(masks) else areas
-    place = np.arange(len(runs)) - np.repeat(behind - sizes, sizes)
-    owners = np.repeat(np.arange(len(masks)), sizes)
+    starts = np.flatnonzero(np.diff(np.cumsum(sizes) // _AT_ONCE, prepend=-1)).tolist()  # it takes 100 bytes of memory a run
+    for bounds in pairwise([*starts, len(masks)]):
+        some = slice(*bounds)
+        _few_areas_and_boxes(np.concatenate(masks[some]), sizes[some], heights[some], areas[some], boxes[some])
+    return areas, boxes
+
+
+def _few_areas_and_boxes(runs: Runs, sizes: Runs, heights: Runs, areas: Runs, boxes: Runs) -> None:
+    """Fills in `areas` and `boxes` of masks of so many runs each, all one after the other."""
+    firsts = np.cumsum(sizes) - sizes
+    owners = np.repeat(np.arange(len(sizes)), sizes)
     stops = np.cumsum(runs)
-    stops -= np.concatenate(([0], stops[behind - 1][:-1]))[owners] if len(masks) else 0
-    ones = np.flatnonzero((place & 1) & (runs > 0))
+    stops -= np.concatenate(([0], stops[firsts[1:] - 1]))[owners]
+    ones = np.flatnonzero((np.arange(len(runs)) - firsts[owners] & 1) & (runs > 0))
     if not ones.size:
-        return areas, boxes
+        return
     runs, owners, stops = runs[ones], owners[ones], stops[ones]
     tall = heights[owners]
     first_columns, tops = np.divmod(stops - runs, tall)
@@ -199,7 +207,6 @@ def areas_and_boxes(masks: Sequence[Runs], heights: Runs) -> tuple[Runs, Runs]:
     boxes[which, 1] = first_columns[heads]
     boxes[which, 2] = np.maximum.reduceat(bottoms, heads) + 1
     boxes[which, 3] = last_columns[np.append(heads[1:], len(owners)) - 1] + 1
-    return areas, boxes
 
 
 def complement(mask: RunLengths) -> RunLengths:
