@@ -34,7 +34,7 @@ def draw_all() -> list[Plot]:
     counts = [(1.0, 1.0, 3), (50.0, 51.0, 4), (5000.0, 5050.0, 2)]
     with plots.style():
         made = [
-            plots.classes({1: "cat", 2: "dög & <b>"}, {"train": {1: 5, 2: 3}, "val": {1: 2}}),
+            plots.classes({1: "a $x^2$", 2: "dög & <b>"}, {"train": {1: 5, 2: 3}, "val": {1: 2}}),
             plots.instances_an_image([(0.0, 0.0, 3), (3.0, 3.0, 4)], 3.0, 3.0),
             plots.mask_area(counts, 50.0),
             plots.box_aspect([(0.5, 0.51, 4), (1.0, 1.0, 4)], 1.0),
@@ -52,7 +52,14 @@ def test_all_colours_are_the_page_s() -> None:
 
 
 def test_a_plot_brings_nothing_of_this_machine() -> None:
-    settings = {"font.size": 30, "axes.facecolor": "red", "svg.hashsalt": "other", "text.parse_math": True}
+    settings = {
+        "font.size": 30,
+        "axes.facecolor": "red",
+        "xtick.major.width": 5,
+        "lines.linewidth": 9,
+        "svg.hashsalt": "other",
+        "text.parse_math": True,
+    }
     plain = draw_all()
     before = dict(mpl.rcParams)
     with mpl.rc_context(settings):
@@ -84,7 +91,7 @@ def test_ids_are_one_plot_s_own() -> None:
 def test_names_are_text() -> None:
     plot = draw_all()[0]
     texts = [text.text for text in parsed(plot).iter(f"{SVG}text")]
-    assert "dög & <b>" in texts
+    assert {"dög & <b>", "a $x^2$"} <= set(texts)
     assert titles(plot)["classes-0-2"] == "dög & <b>, train: 3"
 
 
@@ -140,6 +147,10 @@ def test_regrouping_loses_nothing() -> None:
     for count, low, high in zip(found, edges, edges[1:], strict=False):
         surely, perhaps = (int(((values >= low * one) & (values < high / one)).sum()) for one in (1.01, 0.99))
         assert surely <= count <= perhaps
+
+
+def test_a_fine_bin_on_an_edge_goes_where_its_middle_lies() -> None:
+    assert plots.regroup([(1.8, 2.1, 1), (1.9, 2.3, 2), (2.9, 3.0, 4)], [1, 2, 3]) == [1, 6]
 
 
 def test_what_lies_beyond_the_edges_goes_to_the_first_and_the_last_bin() -> None:
