@@ -95,7 +95,7 @@ def make_parser() -> Parser:
     export.add_argument(
         "--output", required=True, type=given, metavar="FOLDER", help="where to: a new folder, or an earlier export"
     )
-    export.add_argument("--splits", type=given, metavar="NAME,…", help="only these splits (default: all)")
+    export.add_argument("--split", type=given, metavar="NAME,…", help="only these splits (default: all)")
     export.add_argument("--no_images", action="store_true", help="annotation files only")
 
     compare = commands.add_parser(
@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.command == "export":
             from beam_pipeline.export import export_command
 
-            return export_command(parsed.data_set, parsed.output, parsed.splits, not parsed.no_images)
+            return export_command(parsed.data_set, parsed.output, parsed.split, not parsed.no_images)
         if parsed.command == "compare":
             from beam_pipeline.compare import compare_command
 

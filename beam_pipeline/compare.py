@@ -9,15 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from importlib.resources import files
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as cocomask
 
 from beam_pipeline.dataset_files import STATISTICS, complete_manifest
+from beam_pipeline.pages import make_page
 from beam_pipeline.terminal import quiet
 from beam_pipeline.verify import read_label_maps
 from transforms import run_lengths, storage
@@ -430,12 +429,10 @@ def lines(found: Comparison) -> Iterator[str]:
     yield from _table("options", found.options, numbers=False)
 
 
-def as_html(found: Comparison) -> str:
+def as_html(found: Comparison) -> bytes:
     """A comparison as a page that needs nothing else."""
-    template = files("beam_pipeline").joinpath("resources/compare.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters |= {"text": _text, "difference": difference, "differing": differing}
-    return environment.from_string(template).render(found=found, verdict=verdict(found))
+    filters = {"text": _text, "difference": difference, "differing": differing}
+    return make_page("compare.html", filters, found=found, verdict=verdict(found))
 
 
 def compare_command(before: str, after: str, page: str | None) -> int:
@@ -448,7 +445,7 @@ def compare_command(before: str, after: str, page: str | None) -> int:
     print("\n".join(lines(found)))
     if page:
         try:
-            storage.write_bytes(page, as_html(found).encode())
+            storage.write_bytes(page, as_html(found))
         except OSError as error:
             raise InputError(f"--output {page} can't be written: {error}") from error
         print(f"side by side, with more of the images: {page}")

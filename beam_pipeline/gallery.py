@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+from beam_pipeline.pages import jpeg_source
 from beam_pipeline.pictures import draw
 from beam_pipeline.words import percent, some
 from transforms import samples, storage
@@ -97,9 +96,7 @@ def make_gallery(
 def make_picture(image: WrittenImage, reasons: Mapping[str, Sample | int], names: Mapping[int, str]) -> Picture:
     """The picture of an image, which is shown for these reasons."""
     drawn = draw(image, SIDE)
-    buffer = io.BytesIO()
-    drawn.save(buffer, "JPEG", quality=QUALITY, subsampling=0)  # or outlines would be blurred
-    source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    source = jpeg_source(drawn, QUALITY)
     counts: dict[str, int] = {}
     for one in image.instances:
         counts[one.name] = counts.get(one.name, 0) + 1

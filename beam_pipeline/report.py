@@ -9,24 +9,21 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from beam_pipeline import __version__, plots
 from beam_pipeline.drift import drift
 from beam_pipeline.gallery import KINDS, Picture, choose, make_gallery
 from beam_pipeline.hints import DataSet, class_counts, hints
+from beam_pipeline.pages import make_page, resource
 from beam_pipeline.plots import Plot
 from beam_pipeline.terminal import duration
 from beam_pipeline.words import bits, percent, size, some
 from transforms.records import Fix, ReasonCode
 from transforms.sketch import Sketch
 from transforms.statistics import GRID, DatasetStatistics
-
-RESOURCES = files("beam_pipeline") / "resources"
 
 
 def make_report(
@@ -51,14 +48,14 @@ def render(
     data: DataSet, gallery: tuple[Sequence[Picture], int], examples: Mapping[tuple[str, str], str], seconds: float
 ) -> bytes:
     """The page, with a gallery that is made; and how many pictures of it could not be."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": percent, "size": size, "some": some, "options": as_code}
-    text = {name: (RESOURCES / f"report.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
+    script = resource("report.js")
     pictures, failed = gallery
-    page = environment.from_string(text["html"]).render(
-        css=text["css"],
-        js=text["js"],
-        js_hash=base64.b64encode(hashlib.sha256(text["js"].encode()).digest()).decode(),
+    return make_page(
+        "report.html",
+        {"percent": percent, "size": size, "some": some, "options": as_code},
+        css=resource("report.css"),
+        js=script,
+        js_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         version=__version__,
         duration=duration(seconds),
         data=data,
@@ -75,7 +72,6 @@ def render(
         classes=[(label, data.names[label]) for label in sorted({label for one in pictures for label in one.labels})],
         kinds=[(kind, name) for kind, name in KINDS.items() if any(kind in one.reasons for one in pictures)],
     )
-    return page.encode()
 
 
 def as_code(text: str) -> Markup:

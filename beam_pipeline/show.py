@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import difflib
 import io
 import itertools
@@ -10,13 +9,12 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from importlib.resources import files
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from beam_pipeline.inline_images import encoded, terminal_width, way_of
+from beam_pipeline.pages import jpeg_source, make_page
 from beam_pipeline.pictures import MISSING, colour_of, contact_sheet, draw, label_text, plain
 from beam_pipeline.publish import iter_rejects
 from beam_pipeline.verify import read_label_maps
@@ -30,7 +28,7 @@ from transforms.views import MOST_TILES
 LIMIT, SIZE, COLUMNS, GAP = 12, 480, 3, 12
 """Unless the user says otherwise: images, pixels of a picture's longer side, pictures beside each other; pixels between them."""
 NAMED = 5  # categories, where none has a name like the one that is asked for
-QUALITY = 88  # of the page's JPEGs, with full colour, or outlines would be blurred
+QUALITY = 88  # of the page's JPEGs
 
 Shard = dict[str, Any]  # an entry of the manifest
 
@@ -187,17 +185,12 @@ def as_png(shown: Sequence[Shown], columns: int) -> bytes:
 
 def as_page(shown: Sequence[Shown], title: str, columns: int | None) -> bytes:
     """A page that has all in itself, in UTF-8."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = (files("beam_pipeline") / "resources" / "show.html").read_text(encoding="utf-8")
-    pictures = [_for_page(one) for one in shown]
-    return environment.from_string(template).render(title=title, columns=columns, pictures=pictures).encode()
+    return make_page("show.html", title=title, columns=columns, pictures=list(map(_for_page, shown)))
 
 
 def _for_page(one: Shown) -> dict[str, Any]:
-    file = io.BytesIO()
-    one.picture.save(file, "JPEG", quality=QUALITY, subsampling=0, optimize=True)
     return {
-        "source": f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}",
+        "source": jpeg_source(one.picture, QUALITY),
         "height": one.picture.height,
         "width": one.picture.width,
         "title": one.image.file_name,

@@ -340,10 +340,10 @@ def test_what_names_say_is_text_and_only_some_are_named(tmp_path: Path) -> None:
     found = compare(str(before), str(after))
     assert found.added.total == EXAMPLES + 5
     assert [change.image_id for change in found.added.examples] == list(range(1, EXAMPLES + 1))
-    page = Page(as_html(found))
+    page = Page(as_html(found).decode())
     assert page.fetched == []
     assert ["1", name, "no instances"] in page.rows
-    assert "… and 5 more" in as_html(found)
+    assert "… and 5 more" in as_html(found).decode()
     said = list(lines(found))
     assert sum(line.startswith("  added: ") for line in said) == 10
     assert f"  … and {EXAMPLES - 5} more added" in said

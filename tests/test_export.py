@@ -108,7 +108,7 @@ def test_the_same_data_set_gives_the_same_bytes_and_a_split_the_same_ids(
     exported: Path, demo_output: Output, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["export", str(demo_output.folder), "--to", "coco", "--output", str(tmp_path / "coco")]
-    assert main([*arguments, "--splits=val", "--no_images"]) == 0
+    assert main([*arguments, "--split=val", "--no_images"]) == 0
     file = tmp_path / "coco/annotations/instances_val.json"
     assert f"{file}: 6 images, 55 annotations" in capsys.readouterr().out
     before = digests(exported)
@@ -417,7 +417,7 @@ def test_an_export_that_was_broken_off_is_no_whole_one(tmp_path: Path) -> None:
     ("more", "wrong"),
     [
         ((), "is no complete data set of maskbeam's: it has no _SUCCESS"),
-        (("--splits", "val,test"), "has no split 'test': it has train, val"),
+        (("--split", "val,test"), "has no split 'test': it has train, val"),
     ],
 )
 def test_what_cannot_be_exported_is_told(
