@@ -26,7 +26,10 @@ def blocks(page: str) -> list[list[str]]:
     return [[line.strip() for line in block.replace("\\\n", " ").splitlines() if line.strip()] for _, block in sorted(found)]
 
 
-def command_of(page: str, beginning: str) -> str:
-    """The one command of a page that begins like this."""
+def command_on(page: str, beginning: str, **placeholders: str) -> str:
+    """The one command of a page that begins like this, with its PLACEHOLDERS filled in."""
     (found,) = [command for block in blocks(page) for command in block if command.startswith(beginning)]
+    for name, value in placeholders.items():
+        found, times = re.subn(rf"\b{name}\b", value, found)
+        assert times, f"{page} has no {name} in {found}"
     return found

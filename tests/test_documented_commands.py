@@ -6,24 +6,29 @@ A page is a session in a folder of its own, in which lies what its commands name
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Output
+from conftest import Data, Output
 from documented import CHECKOUT, PAGES, blocks, text_of
 from PIL import Image
+from pycocotools import mask as cocomask
 from storage_server import free_port
 from written_formats import FORMATS, HEIGHT, WIDTH, Annotated, Written, as_coco, decoded, whole
 
 from beam_pipeline.cli import main
+from beam_pipeline.options import Parser, add_options, options_from
+from beam_pipeline.run import check_beam_options
 from transforms.sources import COCO, NAMES
 
 TRAINERS = "tests/trainers/test_trainers.py"
@@ -48,12 +53,12 @@ ELSEWHERE = {
     "deploy/flink.md": {
         "python tests/engines/engines.py": f"{ENGINES}::test_the_demo_as_a_user_tries_an_engine",
         "maskbeam run --annotations instances.json ": f"{ENGINES}::test_the_demo_as_a_user_tries_an_engine",
-        "maskbeam run --annotations gs://": f"{ENGINES}::test_options_of_a_cluster_are_known",
+        "maskbeam run --annotations gs://": f"{ENGINES}::test_a_cluster_gets_the_options_of_its_page",
     },
     "deploy/spark.md": {
         "python tests/engines/engines.py": f"{ENGINES}::test_the_demo_as_a_user_tries_an_engine",
         "maskbeam run --annotations instances.json ": f"{ENGINES}::test_the_demo_as_a_user_tries_an_engine",
-        "maskbeam run --annotations gs://": f"{ENGINES}::test_options_of_a_cluster_are_known",
+        "maskbeam run --annotations gs://": f"{ENGINES}::test_a_cluster_gets_the_options_of_its_page",
     },
     "deploy/prism.md": {
         "GOBIN=$PWD go install ": f"{ENGINES}::test_the_demo_as_a_user_tries_an_engine",
@@ -79,13 +84,13 @@ OBJECTS = [
     ("kitten", [10.0, 12, 300, 20, 200, 330]),
     ("dog", [250.0, 100, 500, 120, 450, 300, 390, 210]),
     ("tomcat", [400.0, 200, 630, 200, 630, 470, 400, 470]),
-    ("bird", [20.0, 400, 90, 380, 120, 460]),
+    ("kite", [20.0, 400, 90, 380, 120, 460]),
 ]
 DATA = [Annotated(f"{number:03d}.jpg", OBJECTS[: 1 + number % 4]) for number in range(8)]
 
 
 def options_of(command: str) -> dict[str, str]:
-    words = shlex.split(command)
+    words = shlex.split(command, comments=True)
     return {word: value for word, value in pairwise(words) if word.startswith("--")}
 
 
@@ -158,25 +163,55 @@ def expected(page: str, command: str) -> dict[str, list[bytes]]:
     }
 
 
+def exported(folder: Path) -> dict[str, list[bytes]]:
+    """As `records_of`, of COCO files: read by pycocotools."""
+    found: dict[str, list[bytes]] = {}
+    for path in (folder / "annotations").glob("*.json"):
+        data = json.loads(path.read_text())
+        names = {one["id"]: one["file_name"].rpartition("/")[2] for one in data["images"]}
+        found |= {name: [] for name in names.values()}
+        for one in data["annotations"]:
+            found[names[one["image_id"]]].append(cocomask.decode(one["segmentation"]).tobytes())
+    return {name: sorted(masks) for name, masks in found.items()}
+
+
+def show_something(path: Path, longer_side: int) -> None:
+    if path.suffix == ".html":
+        assert path.read_text().count("<img") > 0
+    else:
+        with Image.open(path) as picture:
+            assert max(picture.size) >= longer_side
+            assert len(picture.convert("RGB").getcolors(1 << 24)) > 100, "a picture with something on it"
+
+
 def run_here(command: str, page: str, folder: Path, tf: Any, capfd: pytest.CaptureFixture[str]) -> None:
     """Runs `maskbeam …` in this process, and looks at what has come of it."""
-    words = shlex.split(command)[1:]
-    given = options_of(command)
-    if words[0] == "run" and Path(given["--output"]).exists():  # as for a reader who tries one after the other
-        Path(given["--output"]).rename(folder / f"earlier{len(list(folder.glob('earlier*')))}")
+    words, given = shlex.split(command, comments=True)[1:], options_of(command)
+    output = folder / given["--output"] if "--output" in given else None
+    if words[0] == "run" and output and output.exists():  # as for a reader who tries one after the other
+        output.rename(folder / f"earlier{len(list(folder.glob('earlier*')))}")
     capfd.readouterr()
-    assert main(words) == 0, command
+    assert main(words) == (1 if words[0] == "compare" else 0), command
     said = capfd.readouterr().out
     if words[0] == "run":
-        assert (folder / given["--output"] / "_SUCCESS").is_file()
-        assert records_of(folder / given["--output"], tf) == expected(page, command), command
+        assert output
+        assert (output / "_SUCCESS").is_file()
+        assert records_of(output, tf) == expected(page, command), command
     elif words[0] == "verify":
         assert "all promises kept" in said
         assert "--coco" not in given or f"equal to {given['--coco']}" in said
     elif words[0] == "trainer-config":
-        assert "records/" in Path(given["--config"]).read_text()
+        assert f"{Path(words[1])}/train-" in (folder / given["--config"]).read_text()
     elif words[0] == "demo":
         assert len(records_of(folder / "maskbeam-demo" / "records", tf)) == 29
+    elif words[0] == "show":
+        show_something(output or folder / f"{Path(words[1]).name}-pictures.png", int(given.get("--size", "1")))
+    elif words[0] == "export":
+        assert output
+        assert exported(output) == records_of(folder / words[1], tf)
+    elif words[0] == "compare":
+        assert "images: 0 added, 1 removed, 0 changed, 28 the same" in said
+        assert not output or "beach-005.jpg" in output.read_text()
     else:
         raise AssertionError(f"what is to be seen of it is not known here: {command}")
 
@@ -193,9 +228,26 @@ def run_by_a_shell(block: list[str], folder: Path) -> None:
     assert (folder / "log").read_text()
 
 
+@pytest.fixture(scope="session")
+def tuesday(demo_data: Data, run_demo: Callable[..., Output], tmp_path_factory: pytest.TempPathFactory) -> Output:
+    """The demo's records without image 5."""
+    data = json.loads(demo_data.annotations.read_text())
+    data["images"] = [one for one in data["images"] if one["id"] != 5]
+    data["annotations"] = [one for one in data["annotations"] if one["image_id"] != 5]
+    changed = tmp_path_factory.mktemp("tuesday") / "annotations.json"
+    changed.write_text(json.dumps(data))
+    return run_demo(annotations=str(changed), splits="train=0.7,val=0.3", num_shards="2")
+
+
 @pytest.mark.parametrize("page", HERE)
 def test_the_commands_of_a_page(
-    page: str, demo_output: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tf: Any
+    page: str,
+    demo_output: Output,
+    tuesday: Output,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    tf: Any,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     todo = [block for block in blocks(page) if not all(elsewhere(page, command) for command in block)]
@@ -205,6 +257,9 @@ def test_the_commands_of_a_page(
         write_default(tmp_path, page)
     if not any("maskbeam run " in command for block in todo for command in block):
         (tmp_path / "records").symlink_to(demo_output.folder)
+    for day, output in (("monday", demo_output), ("tuesday", tuesday)):
+        for name in (day, f"records-{day}"):
+            (tmp_path / name).symlink_to(output.folder)
     for block in todo:
         if all(re.match(r"(\.venv/bin/)?maskbeam ", command) or elsewhere(page, command) for command in block):
             for command in block:
@@ -236,6 +291,26 @@ def test_the_tests_elsewhere_are_there_and_have_something_to_run(page: str) -> N
             assert re.search(rf"^def {name}\(", text, re.MULTILINE), test
         else:  # `make` targets
             assert re.search(rf"^{beginning}$", text, re.MULTILINE), test
+
+
+RUNS_ELSEWHERE = [
+    pytest.param(command, id=f"{page} {command[:40]}")
+    for page in ELSEWHERE
+    for block in blocks(page)
+    for command in block
+    if command.startswith("maskbeam run ") and elsewhere(page, command)
+]
+
+
+@pytest.mark.parametrize("command", RUNS_ELSEWHERE)
+def test_options_are_known_of_what_is_run_elsewhere(command: str) -> None:
+    """Where a test can't have all of them, as the address of a cluster."""
+    parser = Parser(allow_abbrev=False)
+    add_options(parser)
+    parsed, left = parser.parse_known_args(shlex.split(command)[2:])
+    options_from(parsed)
+    assert left or "s3://" in command
+    check_beam_options(left)
 
 
 def test_all_languages_of_blocks_are_known() -> None:

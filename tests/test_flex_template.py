@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from dataflow_server import dataflow_server
+from documented import blocks, command_on
 from google.cloud.dataflow_v1beta3 import ContainerSpec, SDKInfo, TemplateMetadata
 from google.cloud.devtools.cloudbuild_v1 import Build
 from hypothesis import given, settings
@@ -323,8 +324,19 @@ def test_the_template_is_what_gcloud_makes_of_it(tmp_path: Path) -> None:
 
 
 def test_the_commands_of_the_page_are_right() -> None:
-    page = (CHECKOUT / "deploy" / "flex_template.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```\npython3 -m deploy.flex_template (.*?)```", page, re.DOTALL)
-    assert [block.split()[0] for block in blocks] == ["build", "launch"]
-    for block in blocks:
-        assert main([*shlex.split(block.replace("\\\n", "")), "--dry_run"]) == 0
+    for name in ("build", "launch"):
+        command = command_on("deploy/flex_template.md", f"python3 -m deploy.flex_template {name} ")
+        assert main([*shlex.split(command)[3:], "--dry_run"]) == 0
+
+
+@gcloud
+def test_gcloud_knows_the_commands_of_the_page(tmp_path: Path) -> None:
+    names = {"PROJECT": "a-project", "REGION": "europe-west4", "BUCKET": "bkt"}
+    page = [command for block in blocks("deploy/flex_template.md") for command in block if command.startswith("gcloud ")]
+    assert len(page) == 3
+    for command in page:
+        filled = re.sub("|".join(names), lambda match: names[match[0]], command)
+        lint = ["gcloud", "meta", "lint-gcloud-commands", f"--command-string={filled}"]  # which parses, and calls nothing
+        done = subprocess.run(lint, env=environment(tmp_path), capture_output=True, text=True, check=False)
+        [found] = json.loads(done.stdout)
+        assert found["success"], found["error_message"]

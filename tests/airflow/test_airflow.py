@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 import pytest
 from conftest import Data, Output, digests
 from dataflow_server import DataflowServer, dataflow_server
+from documented import command_on
 from environments import python_of, python_with_maskbeam
 from google.cloud.dataflow_v1beta3.types import LaunchFlexTemplateRequest
 from storage_server import StorageServer, files_below, published, storage_server
@@ -218,8 +220,9 @@ def test_a_backfill_under_the_scheduler_gives_the_same_bytes_for_each_date_even_
     ]  # dates that have no run yet: a backfill leaves others alone
     airflow.call("airflow", "dags", "reserialize", **seen)
     airflow.call("airflow", "dags", "unpause", "maskbeam_local", **seen)
-    dates = ["--from-date", "2026-02-01", "--to-date", "2026-02-03"]
-    airflow.call("airflow", "backfill", "create", "--dag-id", "maskbeam_local", "--max-active-runs", "1", *dates, **seen)
+    command = command_on("deploy/airflow/README.md", "airflow backfill create ", maskbeam_flex="maskbeam_local")
+    command = command.replace("2026-01-01", "2026-02-01").replace("2026-01-31", "2026-02-03")
+    airflow.call(*shlex.split(command), "--max-active-runs", "1", **seen)
     killer = Killer(local.folder / names[0])
     killer.start()
     log = airflow.home / "scheduler.log"

@@ -7,6 +7,7 @@ Google's side is `dataflow_server`, and the buckets are the emulator's. What the
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ import pytest
 from apache_beam.portability.api import beam_runner_api_pb2
 from conftest import Data
 from dataflow_server import FORBIDDEN, DataflowServer, dataflow_server
+from documented import command_on
 from environments import python_with_maskbeam
 from storage_server import StorageServer, files_below, published
 
@@ -133,6 +135,28 @@ def tuned(submit: Callable[..., Submitted], service: DataflowServer) -> Submitte
         subnetwork="regions/europe-west4/subnetworks/a-subnetwork",
         staging_location="gs://bkt/staging",
     )
+
+
+def test_the_command_of_the_page(
+    service: DataflowServer,
+    storage: StorageServer,
+    workers: Callable[[dict[str, Any]], str | None],
+    demo_data: Data,
+) -> None:
+    names = {"BUCKET": "bkt", "PROJECT": "a-project", "REGION": "europe-west4"}
+    command = shlex.split(command_on("deploy/dataflow.md", "maskbeam run ", **names))[1:]
+    storage.upload(demo_data.images, "gs://bkt/photos")
+    service.plan(work=workers)
+    before = len(service.jobs)
+    program = [sys.executable, "-c", AS_ON_GOOGLES_HOST, *command, "--no_auth", f"--dataflow_endpoint={service.endpoint}"]
+    done = subprocess.run(program, env=storage.environment, capture_output=True, text=True, timeout=180, check=False)
+    [job] = service.jobs[before:]
+    options = job["environment"]["sdkPipelineOptions"]["options"]
+    assert (options["project"], options["region"]) == ("a-project", "europe-west4")
+    assert options["temp_location"].startswith("gs://bkt/temp/")
+    assert done.returncode == 0, done.stderr
+    assert "29 of 30 images and 212 of 220 annotations written" in done.stdout
+    assert "_SUCCESS" in storage.objects("gs://bkt/records")
 
 
 # ------------------------------------------------------------------------------------------------------------ the graph

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from azure.core.exceptions import AzureError
 from conftest import Data
+from documented import command_on
 from environments import python_with_maskbeam
 from storage_server import files_below, published, storage_server
 from store_contract import BLOB, StoreContract, kind_of_error, publish_and_read
@@ -186,6 +189,28 @@ def test_a_bucket_gets_the_bytes_of_a_folder(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(FileSystems, "_pipeline_options", None)
     assert main(["verify", f"{server.root}/out", "--coco", f"{server.root}/in/annotations.json"]) == 0
+
+
+def test_the_commands_of_the_page(
+    server: StoreServer, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if not server.root.startswith("s3://"):
+        pytest.skip("its commands are of S3")
+    names = re.findall(r"(\w+)=", command_on("deploy/storage.md", "export AWS_ACCESS_KEY_ID="))
+    assert set(names) < set(server.environment)
+    for name in (*names, "AWS_ENDPOINT_URL"):  # the last only since it is not Amazon's
+        monkeypatch.setenv(name, server.environment[name])
+    monkeypatch.setattr(FileSystems, "_pipeline_options", None)
+    command = command_on("deploy/storage.md", "maskbeam run --annotations s3://")
+    for documented, here in {
+        "s3://data/instances.json": "in/annotations.json",
+        "s3://data/photos": "in/images",
+        "s3://records/v1": "of_the_page",
+    }.items():
+        assert documented in command
+        command = command.replace(documented, f"{server.root}/{here}")
+    assert main([*shlex.split(command)[1:], *(f"--{name}={value}" for name, value in OPTIONS.items())]) == 0
+    assert published_by(server, "of_the_page") == undisturbed
 
 
 def test_names_of_all_kinds(server: StoreServer, demo_data: Data, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -24,8 +25,10 @@ from typing import NamedTuple
 import pytest
 from apache_beam.runners.portability.spark_runner import SPARK_JAR_JOB_SERVER_JVM_ARGS
 from conftest import REAL_DATA, Data, digests, whole_tinycoco
-from engines import NotHereError, fetch
-from environments import python_with_maskbeam
+from documented import command_on
+from engines import PRISM, NotHereError, fetch
+from environments import ROOT, python_with_maskbeam
+from storage_server import files_below, published
 
 from beam_pipeline.verify import verify
 
@@ -37,16 +40,21 @@ RUN_SECONDS = 600
 
 
 class Engine(NamedTuple):
-    """An engine: its job server or binary, and Beam's options that start it."""
+    """An engine: its job server or binary, and Beam's options for it."""
 
     name: str
     path: Path
 
+    @property
+    def page(self) -> str:
+        return f"deploy/{self.name}.md"
+
     def flags(self) -> tuple[str, ...]:
+        """Those that choose it, where it runs already."""
         return {
-            "flink": ("--runner=FlinkRunner", f"--flink_job_server_jar={self.path}", "--parallelism=2"),
-            "spark": ("--runner=SparkRunner", f"--spark_job_server_jar={self.path}", "--spark_master_url=local[2]"),
-            "prism": ("--runner=PrismRunner", f"--prism_location={self.path}"),
+            "flink": ("--runner=FlinkRunner", "--parallelism=2"),
+            "spark": ("--runner=SparkRunner",),
+            "prism": ("--runner=PrismRunner",),
         }[self.name]
 
     def serve(self, port: int) -> list[str]:
@@ -129,7 +137,7 @@ def cluster(engine: Engine, worker_pool: str, tmp_path_factory: pytest.TempPathF
     port, workers = free_port(), PARALLEL[engine.name]
     with running(engine.serve(port), tmp_path_factory.mktemp(engine.name) / "log"):
         yield (
-            *(flag for flag in engine.flags() if flag.startswith(("--runner", "--parallelism"))),
+            *engine.flags(),
             f"--job_endpoint=localhost:{port}",
             "--environment_type=EXTERNAL",
             f"--environment_config={worker_pool}",
@@ -191,14 +199,38 @@ def noise(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 def test_the_demo_as_a_user_tries_an_engine(engine: Engine, demo_data: Data, locally: Local, tmp_path: Path) -> None:
-    output = tmp_path / "records"
-    done = maskbeam(demo_data, output, *OPTIONS, *engine.flags())
+    """By the command of its page, in a folder that has what it names."""
+    command = command_on(engine.page, "maskbeam run --annotations instances.json ")
+    (tmp_path / "instances.json").symlink_to(demo_data.annotations)
+    (tmp_path / "photos").symlink_to(demo_data.images)
+    (tmp_path / ".environments").symlink_to(ROOT)
+    if engine.name == "prism":
+        (tmp_path / "prism").symlink_to(engine.path)
+        assert command_on(engine.page, "GOBIN=$PWD ").split()[-1] == PRISM
+    words = [str(Path(sys.executable).with_name("maskbeam")), *shlex.split(command)[1:], *OPTIONS]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=RUN_SECONDS, check=False)
     assert done.returncode == 0, done.stderr
     expected, local = locally(demo_data, *OPTIONS)
-    assert digests(output) == digests(expected)
-    assert said(done.stdout) == said(local.stdout)
+    output = tmp_path / "records"
+    there, here = (
+        published(files_below(folder), *paths)
+        for folder, *paths in ((output, "instances.json", "photos/"), (expected, *map(str, demo_data)))
+    )
+    assert there == here
+    assert said(done.stdout).replace("records/rejects", "rejects") == said(local.stdout).replace(
+        str(demo_data.annotations), "instances.json"
+    )
     assert noise(done) == []
     assert len((output / "rejects.jsonl").read_text().splitlines()) == 9
+
+
+def test_a_cluster_gets_the_options_of_its_page(engine: Engine, cluster: tuple[str, ...]) -> None:
+    if engine.name == "prism":
+        pytest.skip("its page has none")
+    command = shlex.split(command_on(engine.page, "maskbeam run --annotations gs://"))
+    documented = {word.partition("=")[0] for word in command if "=" in word}
+    starts_a_job_server = {f"--{engine.name}_job_server_jar", "--flink_master", "--spark_master_url"}  # here it runs already
+    assert documented - starts_a_job_server == {flag.partition("=")[0] for flag in cluster} - {"--job_endpoint"}
 
 
 def test_each_worker_of_its_own_reads_images(
