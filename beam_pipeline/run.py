@@ -26,7 +26,7 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProv
 from apache_beam.runners.runner import PipelineRunner
 
 from beam_pipeline import dataflow
-from beam_pipeline.dataset_files import MANIFEST, REJECTS, SUCCESS
+from beam_pipeline.dataset_files import MANIFEST, REJECTS, REPORT, SUCCESS
 from beam_pipeline.interrupts import TO_DELETE
 from beam_pipeline.options import RunOptions, parse_tile
 from beam_pipeline.pipeline import build
@@ -320,6 +320,7 @@ def summary(options: RunOptions, outcome: Outcome | None, seconds: float) -> str
                 said = f"\n          {example}" if example else ""
                 lines.append(f"  {count:>6,} {kind + 's' * (count > 1)}: {code}, {ReasonCode[code].value}{said}")
         lines.append(f"each of them, with its reason, is in {storage.join(options.output, REJECTS)}")
+    lines.append(f"to look at: {storage.join(options.output, REPORT)}")
     as_annotated = manifest["options"]["format"] == COCO and not (
         storage.is_pattern(options.annotations) or options.max_side or options.tile
     )

@@ -25,7 +25,7 @@ from beam_pipeline.hints import DataSet
 from beam_pipeline.options import RunOptions
 from beam_pipeline.publish import NO_REPORT
 from beam_pipeline.report import render
-from beam_pipeline.run import run
+from beam_pipeline.run import Outcome, run, summary
 from transforms.statistics import CategoryStatistics, DatasetStatistics, SplitStatistics
 
 VOID = {"meta", "link", "img", "br", "input"}
@@ -113,6 +113,13 @@ def test_two_runs_differ_in_nothing_but_the_time(
     assert re.fullmatch(rb'<span id="time">\d\d? s</span>', *TIME.findall(first))
     assert TIME.findall(second) == [b'<span id="time">67 min</span>']
     assert TIME.sub(b"", first) == TIME.sub(b"", second)
+
+
+def test_the_summary_leads_to_it(demo_output: Output) -> None:
+    options = RunOptions(annotations="a.json", images="images", output=str(demo_output.folder))
+    lines = summary(options, Outcome(demo_output.manifest, 0), 1.0).splitlines()
+    (path,) = (line.removeprefix("to look at: ") for line in lines if line.startswith("to look at: "))
+    assert Path(path).read_bytes().startswith(b"<!doctype html>")
 
 
 # --------------------------------------------------------------------------------------------------------- odd data sets
