@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from beam_pipeline.pages import jpeg_source
 from beam_pipeline.pictures import draw
-from beam_pipeline.words import percent, some
+from beam_pipeline.words import listed, percent, some
 from transforms import samples, storage
 from transforms.read_records import WrittenImage, read_at, read_image
 from transforms.samples import Sample, Samples
@@ -18,23 +18,25 @@ PICTURES = 48
 SIDE, QUALITY = 480, 80
 """Of a picture: the longer side in pixels, and JPEG's quality."""
 LOCAL_THREADS, REMOTE_THREADS = 2, 16
+CATEGORY = "category"
 KINDS = {
     samples.AT_RANDOM: "at random",
     samples.LARGEST: "largest masks",
     samples.SMALLEST: "smallest masks",
     samples.MOST_INSTANCES: "most instances",
     samples.BOX_AND_MASK_DISAGREE: "box and mask disagree",
-    "category": "for a class",
+    CATEGORY: "for a class",
 }
 """What the page calls each kind of samples, in the order that they are shown in."""
 
 
 class Chosen(NamedTuple):
-    """A record that is shown, and for which kinds of samples; a category's sample goes with its label id."""
+    """A record that is shown, for which kinds of samples, and for which categories, by label id."""
 
     file: str
     offset: int
-    reasons: dict[str, Sample | int]
+    reasons: dict[str, Sample]
+    labels: list[int]
 
 
 class Picture(NamedTuple):
@@ -61,16 +63,17 @@ def choose(found: Samples, instances: Mapping[int, int], at_most: int = PICTURES
     """The records to show, each once. If there are more than `at_most`, the rarest classes by `instances` go first."""
     chosen: dict[tuple[str, int], Chosen] = {}
 
-    def take(sample: Sample, kind: str, what: Sample | int) -> None:
+    def take(sample: Sample) -> Chosen | None:
         key = sample.file, sample.offset
-        if key in chosen or len(chosen) < at_most:
-            chosen.setdefault(key, Chosen(*key, {})).reasons.setdefault(kind, what)
+        return chosen.setdefault(key, Chosen(*key, {}, [])) if key in chosen or len(chosen) < at_most else None
 
     for kind in KINDS:
         for sample in found.kinds.get(kind, []):
-            take(sample, kind, sample)
+            if one := take(sample):
+                one.reasons.setdefault(kind, sample)
     for label in sorted(found.categories, key=lambda label: (instances.get(label, 0), label)):
-        take(found.categories[label], "category", label)
+        if one := take(found.categories[label]):
+            one.labels.append(label)
     return list(chosen.values())
 
 
@@ -81,7 +84,7 @@ def make_gallery(
 
     def make(one: Chosen) -> Picture | None:
         try:
-            return make_picture(read_image(read_at(output, one.file, one.offset), splits[one.file]), one.reasons, names)
+            return make_picture(read_image(read_at(output, one.file, one.offset), splits[one.file]), one, names)
         except Exception as error:  # no picture is worth a job of hours
             place = f"{storage.join(output, one.file)}, byte {one.offset}"
             logging.getLogger(__name__).warning("%s: no picture for the report: %s", place, error, exc_info=True)
@@ -93,8 +96,8 @@ def make_gallery(
     return pictures, len(made) - len(pictures)
 
 
-def make_picture(image: WrittenImage, reasons: Mapping[str, Sample | int], names: Mapping[int, str]) -> Picture:
-    """The picture of an image, which is shown for these reasons."""
+def make_picture(image: WrittenImage, chosen: Chosen, names: Mapping[int, str]) -> Picture:
+    """The picture of an image that was chosen."""
     drawn = draw(image, SIDE)
     source = jpeg_source(drawn, QUALITY)
     counts: dict[str, int] = {}
@@ -103,21 +106,21 @@ def make_picture(image: WrittenImage, reasons: Mapping[str, Sample | int], names
     of_classes = ", ".join(f"{count} × {name}" if count > 1 else name for name, count in counts.items())
     parts = (f"id {image.image_id}", image.split, f"{image.width} × {image.height}", of_classes or "no instance")
     labels = tuple(sorted({one.label for one in image.instances}))
-    why = {kind: _why(kind, what, image, names) for kind, what in reasons.items()}
+    why = {kind: _why(kind, sample, image) for kind, sample in chosen.reasons.items()}
+    if chosen.labels:
+        why[CATEGORY] = f"for the class{'es' * (len(chosen.labels) > 1)} {listed(names[label] for label in chosen.labels)}"
     return Picture(source, drawn.height, drawn.width, image.file_name, " · ".join(parts), labels, why)
 
 
-def _why(kind: str, what: Sample | int, image: WrittenImage, names: Mapping[int, str]) -> str:
-    if isinstance(what, int):
-        return f"for the class {names[what]}"
-    name = "" if what.instance is None else image.instances[what.instance].name
+def _why(kind: str, sample: Sample, image: WrittenImage) -> str:
+    name = "" if sample.instance is None else image.instances[sample.instance].name
     match kind:
         case samples.LARGEST:
-            return f"largest masks: {name}, {percent(what.score)} of the image"
+            return f"largest masks: {name}, {percent(sample.score)} of the image"
         case samples.SMALLEST:
-            return f"smallest masks: {name}, {some(round(what.score), 'pixel')}"
+            return f"smallest masks: {name}, {some(round(sample.score), 'pixel')}"
         case samples.MOST_INSTANCES:
-            return f"most instances: {what.score:,.0f}"
+            return f"most instances: {sample.score:,.0f}"
         case samples.BOX_AND_MASK_DISAGREE:
-            return f"box and mask disagree: {name}, {percent(what.score)} in common"
+            return f"box and mask disagree: {name}, {percent(sample.score)} in common"
     return KINDS[kind]

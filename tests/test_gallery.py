@@ -6,7 +6,6 @@ import base64
 import io
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from conftest import Output
 from PIL import Image
 
 from beam_pipeline import gallery
-from beam_pipeline.gallery import KINDS, choose, make_gallery, make_picture
+from beam_pipeline.gallery import KINDS, Chosen, choose, make_gallery, make_picture
 from beam_pipeline.pictures import draw
 from transforms import samples
 from transforms.read_records import WrittenImage, iter_images
@@ -31,15 +30,15 @@ def test_the_page_has_words_for_each_kind() -> None:
 
 def test_an_image_that_is_chosen_twice_is_shown_once_with_both_reasons() -> None:
     found = Samples(
-        {samples.LARGEST: [sample(1, instance=0), sample(2, instance=3)], samples.AT_RANDOM: [sample(2)]}, {7: sample(1)}
+        {samples.LARGEST: [sample(1, instance=0), sample(2, instance=3)], samples.AT_RANDOM: [sample(2)]},
+        {5: sample(1), 7: sample(1)},
     )
-    chosen = choose(found, {7: 5})
-    assert [(one.offset, list(one.reasons)) for one in chosen] == [
-        (200, [samples.AT_RANDOM, samples.LARGEST]),
-        (100, [samples.LARGEST, "category"]),
+    chosen = choose(found, {5: 9, 7: 5})
+    assert [(one.offset, list(one.reasons), one.labels) for one in chosen] == [
+        (200, [samples.AT_RANDOM, samples.LARGEST], []),
+        (100, [samples.LARGEST], [7, 5]),
     ]
     assert chosen[0].reasons[samples.LARGEST] == sample(2, instance=3)
-    assert chosen[1].reasons["category"] == 7
 
 
 def test_where_there_is_no_room_for_all_the_rarest_classes_are_shown() -> None:
@@ -53,7 +52,7 @@ def test_where_there_is_no_room_for_all_the_rarest_classes_are_shown() -> None:
 def test_a_reason_for_what_is_shown_needs_no_room() -> None:
     found = Samples({samples.AT_RANDOM: [sample(1)]}, {4: sample(2), 5: sample(1)})
     chosen = choose(found, {4: 1, 5: 2}, at_most=1)
-    assert [(one.offset, list(one.reasons)) for one in chosen] == [(100, [samples.AT_RANDOM, "category"])]
+    assert [(one.offset, list(one.reasons), one.labels) for one in chosen] == [(100, [samples.AT_RANDOM], [5])]
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +63,14 @@ def boats(demo_output: Output) -> WrittenImage:
 
 def test_a_picture_is_what_is_drawn_from_its_record(boats: WrittenImage) -> None:
     at = next(number for number, one in enumerate(boats.instances) if one.name == "boat")
-    reasons: dict[str, Any] = {
+    reasons = {
         samples.AT_RANDOM: sample(1),
         samples.LARGEST: sample(1, 0.25, at),
         samples.SMALLEST: sample(1, 1.0, at),
         samples.MOST_INSTANCES: sample(1, 12.0),
         samples.BOX_AND_MASK_DISAGREE: sample(1, 0.031, at),
-        "category": 3,
     }
-    made = make_picture(boats, reasons, {3: "boat"})
+    made = make_picture(boats, Chosen("a.tfrecord", 0, reasons, [3, 4]), {3: "boat", 4: "buoy"})
     shown = Image.open(io.BytesIO(base64.b64decode(made.source.removeprefix("data:image/jpeg;base64,"))))
     drawn = draw(boats, gallery.SIDE)
     assert shown.size == drawn.size == (made.width, made.height)
@@ -84,7 +82,7 @@ def test_a_picture_is_what_is_drawn_from_its_record(boats: WrittenImage) -> None
         "smallest masks: boat, 1 pixel",
         "most instances: 12",
         "box and mask disagree: boat, 3.1 % in common",
-        "for the class boat",
+        "for the classes boat, buoy",
     ]
     assert made.labels == tuple(sorted({one.label for one in boats.instances}))
     assert made.title == boats.file_name

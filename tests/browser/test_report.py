@@ -282,7 +282,12 @@ def test_pictures_are_there_and_what_they_show_is_in_their_records(browser: Brow
         assert f"{record.width} × {record.height}" in one["caption"]
         assert one["kinds"]
     kinds = Counter(kind for one in found for kind in one["kinds"].split())
-    assert kinds == {"at_random": 12, "largest": 6, "smallest": 6, "most_instances": 6, "box_and_mask_disagree": 6, "category": 5}
+    assert 1 <= kinds.pop("category") <= 5
+    assert kinds == {"at_random": 12, "largest": 6, "smallest": 6, "most_instances": 6, "box_and_mask_disagree": 6}
+    said = [
+        name for one in found for line in re.findall(r"For the class(?:es)? (.*)", one["caption"]) for name in line.split(", ")
+    ]
+    assert sorted(said) == ["balloon", "bird", "boat", "cloud", "kite"]
 
 
 KIND, CLASS = ".filters label:nth-of-type(1) select", ".filters label:nth-of-type(2) select"
