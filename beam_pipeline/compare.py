@@ -21,6 +21,7 @@ from beam_pipeline.terminal import quiet
 from beam_pipeline.verify import read_label_maps
 from transforms import run_lengths, storage
 from transforms.ahead import ahead
+from transforms.images import lift_cap_of_pillow
 from transforms.read_records import WrittenImage, WrittenInstance, iter_shard, read_at, read_image, read_json
 from transforms.records import InputError
 
@@ -409,8 +410,16 @@ def _table(title: str, all_rows: list[Row], numbers: bool = True) -> Iterator[st
 def lines(found: Comparison) -> Iterator[str]:
     """A comparison for a terminal."""
     yield f"{found.before} → {found.after}: {verdict(found)}"
-    if found.identical_bytes:
-        return
+    if not found.identical_bytes:
+        yield from _of_images(found)
+    yield from _table("sizes", found.sizes)
+    yield from _table("category ids", found.category_ids, numbers=False)
+    yield from _table("instances by category", found.categories)
+    yield from _table("rejects", found.rejects)
+    yield from _table("options", found.options, numbers=False)
+
+
+def _of_images(found: Comparison) -> Iterator[str]:
     rewritten = f", {found.rewritten:,} the same in other bytes" if found.rewritten else ""
     counts = {"added": found.added, "removed": found.removed, "changed": found.changed}
     said = ", ".join(f"{some.total:,} {word}" for word, some in counts.items())
@@ -422,11 +431,6 @@ def lines(found: Comparison) -> Iterator[str]:
             yield f"  {word}: {change.image_id} ({change.file_name}): {', '.join(change.what)}"
         if some.total > SHOWN:
             yield f"  … and {some.total - SHOWN:,} more {word}"
-    yield from _table("sizes", found.sizes)
-    yield from _table("category ids", found.category_ids, numbers=False)
-    yield from _table("instances by category", found.categories)
-    yield from _table("rejects", found.rejects)
-    yield from _table("options", found.options, numbers=False)
 
 
 def as_html(found: Comparison) -> bytes:
@@ -437,6 +441,7 @@ def as_html(found: Comparison) -> bytes:
 
 def compare_command(before: str, after: str, page: str | None) -> int:
     """Runs `compare`, prints what it finds, writes it to `page`; exit status 0 where the data is the same, else 1."""
+    lift_cap_of_pillow()
     try:
         with quiet() as terminal:
             found = compare(before, after, terminal.status if terminal.live else lambda line: None)

@@ -29,7 +29,7 @@ from beam_pipeline.terminal import FIRST_SECONDS, PLAIN_SECONDS, progress_line, 
 from beam_pipeline.verify import read_label_maps
 from transforms import run_lengths, storage
 from transforms.ahead import ahead
-from transforms.images import leads_out, parts_of
+from transforms.images import leads_out, lift_cap_of_pillow, parts_of
 from transforms.read_records import WrittenImage, WrittenInstance, iter_images, shards_of
 from transforms.records import Box, InputError
 from transforms.shards import read_threads
@@ -232,6 +232,7 @@ def export_command(output: str, folder: str, splits: str | None, images: bool) -
         nonlocal exported
         exported += 1
 
+    lift_cap_of_pillow()  # what is in a record has been let pass
     with quiet() as terminal:
         total = sum(shard["records"] for shard in shards_of(output, chosen))
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from typing import NamedTuple
 
 from beam_pipeline.pages import jpeg_source
 from beam_pipeline.pictures import draw
 from beam_pipeline.words import listed, percent, some
 from transforms import samples, storage
+from transforms.images import lift_cap_of_pillow
 from transforms.read_records import WrittenImage, read_at, read_image
 from transforms.samples import Sample, Samples
 
-PICTURES = 48
+PICTURES, BYTES = 36, 4_000_000
+"""As many as are shown, if they take no more than that: a page that is sent by e-mail has 5 MB."""
 SIDE, QUALITY = 480, 80
 """Of a picture: the longer side in pixels, and JPEG's quality."""
 LOCAL_THREADS, REMOTE_THREADS = 2, 16
@@ -90,10 +93,17 @@ def make_gallery(
             logging.getLogger(__name__).warning("%s: no picture for the report: %s", place, error, exc_info=True)
             return None
 
+    lift_cap_of_pillow()
     with ThreadPoolExecutor(LOCAL_THREADS if storage.is_local(output) else REMOTE_THREADS) as pool:
         made = list(pool.map(make, chosen))
     pictures = [picture for picture in made if picture]
-    return pictures, len(made) - len(pictures)
+    return within(pictures, BYTES), len(made) - len(pictures)
+
+
+def within(pictures: Sequence[Picture], most: int) -> list[Picture]:
+    """The first of the pictures, which take so many bytes at most."""
+    ends = accumulate(len(picture.source) for picture in pictures)
+    return [picture for picture, end in zip(pictures, ends, strict=True) if end <= most]
 
 
 def make_picture(image: WrittenImage, chosen: Chosen, names: Mapping[int, str]) -> Picture:

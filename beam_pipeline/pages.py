@@ -29,5 +29,5 @@ def make_page(template: str, filters: Mapping[str, Callable[..., Any]] | None = 
 def jpeg_source(picture: Image.Image, quality: int) -> str:
     """A picture for `src`, as a JPEG in full colour, or outlines would be blurred."""
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=quality, subsampling=0, optimize=True)
+    picture.save(file, "JPEG", quality=quality, subsampling=0)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

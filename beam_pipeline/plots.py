@@ -64,6 +64,7 @@ SMALL, LARGE = 32**2, 96**2
 """Pixels of a mask: below and from where on COCO's evaluation takes an object for small, and for large."""
 
 Counts = Sequence[tuple[float, float, int]]
+Span = tuple[float, float]
 """From, to, and how many values lie between: a histogram as fine as the statistics have it."""
 
 
@@ -393,8 +394,12 @@ def box_aspect(counts: Counts, median: float) -> Plot | None:
     return finish(figure, "aspect", "Shape of the boxes", finding, titles, columns, rows)
 
 
-def image_sizes(widths: Counts, heights: Counts) -> Plot | None:
-    """Widths and heights of the images, in pixels."""
+def _from_to(span: Span) -> str:
+    return " to ".join(dict.fromkeys(map(number, span)))
+
+
+def image_sizes(widths: Counts, heights: Counts, wide: Span, high: Span) -> Plot | None:
+    """Widths and heights of the images, in pixels; the least and the greatest of each."""
     if not widths or not heights:
         return None
     both = [*widths, *heights]
@@ -411,8 +416,7 @@ def image_sizes(widths: Counts, heights: Counts) -> Plot | None:
     axes[-1].xaxis.set_major_locator(MaxNLocator(6))
     axes[-1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes[-1].set_xlabel("pixels")
-    of_widths, of_heights = ((number(one[0][0]), number(one[-1][1])) for one in (widths, heights))
-    finding = f"Sizes of the images: {' to '.join(of_widths)} pixels wide and {' to '.join(of_heights)} high."
+    finding = f"Sizes of the images: {_from_to(wide)} pixels wide and {_from_to(high)} high."
     columns = ("from", "to", "widths", "heights")
     rows = ((*of_bin, of_height) for of_bin, of_height in zip(bin_rows(edges, found[0]), found[1], strict=True))
     return finish(figure, "sizes", "Sizes of the images", finding, titles, columns, rows)

@@ -87,6 +87,7 @@ def draw_plots(data: DataSet) -> list[Plot]:
     for category in whole.categories.values():
         area.merge(category.mask_area)
     in_an_image, aspect = whole.instances_an_image, whole.box_aspect
+    width, height = whole.image_width, whole.image_height
     grid = [whole.boxes_over_grid[start : start + GRID] for start in range(0, GRID**2, GRID)]
     with plots.style():
         drawn = [
@@ -94,8 +95,9 @@ def draw_plots(data: DataSet) -> list[Plot]:
             in_an_image.count and plots.instances_an_image(in_an_image.counts(), in_an_image.quantile(0.5), in_an_image.high),
             area.count and plots.mask_area(area.counts(), area.quantile(0.5)),
             aspect.count and plots.box_aspect(aspect.counts(), aspect.quantile(0.5)),
-            whole.image_width.count and plots.image_sizes(whole.image_width.counts(), whole.image_height.counts()),
-            aspect.count and plots.where(grid, aspect.count, whole.image_width.mean / whole.image_height.mean),
+            width.count
+            and plots.image_sizes(width.counts(), height.counts(), (width.low, width.high), (height.low, height.high)),
+            aspect.count and plots.where(grid, aspect.count, width.mean / height.mean),
         ]
     return [plot for plot in drawn if plot]
 

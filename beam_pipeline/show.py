@@ -19,6 +19,7 @@ from beam_pipeline.pictures import MISSING, colour_of, contact_sheet, draw, labe
 from beam_pipeline.publish import iter_rejects
 from beam_pipeline.verify import read_label_maps
 from transforms import storage
+from transforms.images import lift_cap_of_pillow
 from transforms.read_records import MANIFEST, WrittenImage, iter_shard, read_json, shards_of
 from transforms.records import InputError
 from transforms.sharding import shard_of, stable_hash
@@ -220,7 +221,7 @@ def show_command(output: str, file: str | None, inline: str, choices: Choices) -
     if choices.columns is None and suffix == ".png":
         fitting = (terminal_width() - GAP) // (choices.size + GAP) if way else COLUMNS
         choices = choices._replace(columns=max(1, fitting))
-    Image.MAX_IMAGE_PIXELS = None  # what is in a record has been let pass
+    lift_cap_of_pillow()  # what is in a record has been let pass
     each = pictures_of(output, shards, places, choices)
     kept: list[Shown] = []
     numbers: dict[int, str] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tracemalloc
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -394,3 +395,13 @@ def test_of_each_image_only_a_few_bytes_are_kept(tmp_path: Path) -> None:
     small, large = peak(80), peak(800)
     assert len(records[0]) > 10_000
     assert large - small < 720 * 500  # while a shard is read, its entries are Python's numbers
+
+
+def test_rejects_of_other_reasons_are_told_where_all_shards_are_the_same(demo_output: Output, tmp_path: Path) -> None:
+    shutil.copytree(demo_output.folder, tmp_path / "b")
+    manifest = json.loads((tmp_path / "b/manifest.json").read_text())
+    manifest["reasons"]["image"]["IMAGE_CORRUPT"] += 500
+    (tmp_path / "b/manifest.json").write_text(json.dumps(manifest))
+    said = list(lines(compare(str(demo_output.folder), str(tmp_path / "b"))))
+    assert said[0].endswith(": identical bytes: every shard is the same")
+    assert any("IMAGE_CORRUPT" in line and "1 → 501" in line and line.endswith("+500") for line in said)

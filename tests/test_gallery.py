@@ -13,7 +13,8 @@ from conftest import Output
 from PIL import Image
 
 from beam_pipeline import gallery
-from beam_pipeline.gallery import KINDS, Chosen, choose, make_gallery, make_picture
+from beam_pipeline.gallery import KINDS, Chosen, Picture, choose, make_gallery, make_picture, within
+from beam_pipeline.pages import jpeg_source
 from beam_pipeline.pictures import draw
 from transforms import samples
 from transforms.read_records import WrittenImage, iter_images
@@ -102,3 +103,18 @@ def test_a_record_that_can_not_be_read_costs_its_picture(
     assert (len(pictures), failed) == (1, 2)
     assert sum("no picture for the report" in record.message for record in caplog.records) == 2
     assert f"{Path(demo_output.folder) / file}, byte 3" in caplog.text
+
+
+def test_pictures_are_shown_as_far_as_their_bytes_go() -> None:
+    pictures = [Picture("x" * size, 1, 1, str(size), "", (), {}) for size in (10, 5, 7, 1)]
+    assert [one.title for one in within(pictures, 15)] == ["10", "5"]
+    assert within(pictures, 100) == pictures
+
+
+def test_noise_is_a_picture_too() -> None:
+    """With optimized tables, Pillow had too little room for its JPEG."""
+    noise = np.random.default_rng(3).integers(0, 256, (400, 480, 3), np.uint8)
+    data = base64.b64decode(jpeg_source(Image.fromarray(noise), 88).removeprefix("data:image/jpeg;base64,"))
+    with Image.open(io.BytesIO(data)) as picture:
+        assert picture.size == (480, 400)
+        assert abs(np.asarray(picture).astype(int) - noise).mean() < 30

@@ -38,7 +38,7 @@ def draw_all() -> list[Plot]:
             plots.instances_an_image([(0.0, 0.0, 3), (3.0, 3.0, 4)], 3.0, 3.0),
             plots.mask_area(counts, 50.0),
             plots.box_aspect([(0.5, 0.51, 4), (1.0, 1.0, 4)], 1.0),
-            plots.image_sizes([(640.0, 640.0, 3)], [(427.0, 427.0, 1), (480.0, 480.0, 2)]),
+            plots.image_sizes([(636.0, 640.0, 3)], [(426.0, 428.0, 1), (478.0, 480.0, 2)], (640.0, 640.0), (427.0, 480.0)),
             plots.where([[0, 1, 2], [3, 4, 5]], 10, 1.5),
         ]
     return [plot for plot in made if plot]
@@ -225,7 +225,7 @@ def test_nothing_to_draw() -> None:
         assert plots.instances_an_image([], 0, 0) is None
         assert plots.mask_area([(0.0, 0.0, 5)], 0) is None
         assert plots.box_aspect([], 1) is None
-        assert plots.image_sizes([], []) is None
+        assert plots.image_sizes([], [], (0, 0), (0, 0)) is None
         assert plots.where([[0, 0]], 0, 1.0) is None
 
 

@@ -71,6 +71,10 @@ def test_a_file_and_a_pattern_are_recognised(tmp_path: Path) -> None:
         ({"a.json": "{}", "b.txt": ""}, "no format is recognised in 2 files .*: give --format"),
         ({"a.json": '{"images": ['}, "no format is recognised"),
         ({}, "there are no files"),
+        (
+            {"train.json": json.dumps(LISTS), "val.json": json.dumps(LISTS), "x.json": "{}"},
+            r"several files look like COCO's \(train.json, val.json\): give the path of the one, or a pattern for all",
+        ),
     ],
 )
 def test_what_is_not_clear_is_told(files: dict[str, str], message: str, tmp_path: Path) -> None:

@@ -212,10 +212,10 @@ def test_of_a_million_images_and_1203_classes_it_is_small(monkeypatch: pytest.Mo
     ]
     page = made_up(DatasetStatistics(splits), names, ("train", "val"), (pictures, 0))
     assert len(page) < 5_000_000
-    assert len(page) - 48 * len(noise) < 700_000
+    assert len(page) - gallery.PICTURES * len(noise) < 700_000
     read = Page(page)
     assert read.count("svg") == 6
-    assert read.count("img") == 48
+    assert read.count("img") == gallery.PICTURES
     assert len(re.findall(rb'<g id="classes-', page)) == 60
     for name in (names[1], names[1203]):
         assert name in read.text

@@ -15,6 +15,7 @@ from transforms.sources.json_blocks import cut_blocks
 from transforms.sources.source import HEAD_BYTES
 
 _FILES_LOOKED_AT = 3  # of each format
+_OTHERS_LOOKED_AT = 100  # where one of COCO's files is found
 _BEGINS_LIKE_COCO = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"(?:info|licenses|images|annotations|categories|type)"\s*:')
 
 
@@ -33,9 +34,11 @@ def recognise(annotations: str) -> Recognised:
     paths = [file.path for file in (storage.list_below(annotations) if folder else storage.match(annotations))]
     heads: dict[str, bytes] = {}
     found = [one for name in (COCO, *PER_FILE) if (one := _look(name, paths, folder, heads))]
-    if len(found) == 1:
-        return found[0]
     here = f"--format auto: {annotations}"
+    if len(found) == 1:
+        if found[0].path and folder:
+            _refuse_others_like(found[0].path, paths, here)
+        return found[0]
     if not paths:
         raise InputError(f"{here}: there are no files")
     if not found:
@@ -43,6 +46,17 @@ def recognise(annotations: str) -> Recognised:
         raise InputError(f"{here}: no format is recognised in {len(paths)} files (looked at: {looked_at}): give --format")
     several = "; ".join(f"{one.format} {one.why}" for one in found)
     raise InputError(f"{here}: it could be {several}: give --format, or the path of the one")
+
+
+def _refuse_others_like(taken: str, paths: Sequence[str], here: str) -> None:
+    """Raises `InputError` where a folder has several of COCO's files: whether they belong together, only the user knows."""
+    named = [path for path in paths if path != taken and is_named(path, ("*.json",))][:_OTHERS_LOOKED_AT]
+    others = [path for path in named if _BEGINS_LIKE_COCO.match(_head(path))]
+    if others:
+        names = ", ".join(map(storage.name_of, sorted([taken, *others])[:4]))
+        raise InputError(
+            f"{here}: several of its files look like COCO's ({names}): give the path of the one, or a pattern for all"
+        )
 
 
 def _look(name: str, paths: Sequence[str], folder: bool, heads: dict[str, bytes]) -> Recognised | None:
