@@ -50,6 +50,7 @@ from transforms.sources import OF_COCO
 from transforms.statistics import DatasetStatistics
 
 REJECT_BUCKETS = 16
+EXAMPLES_AMONG = 100_000  # of rejects, which takes a fifth of a second
 NO_REPORT = """\
 <!doctype html>
 <html lang="en"><meta charset="utf-8"><title>No report</title>
@@ -328,9 +329,9 @@ def _in_brackets(text: str | None) -> str:
 
 
 def reject_examples(output: str) -> dict[tuple[str, str], str]:
-    """By kind and reason, one reject of each among the first thousand, in words for people."""
+    """By kind and reason, one reject of each among the first hundred thousand, in words for people."""
     examples: dict[tuple[str, str], str] = {}
-    for reject in itertools.islice(iter_rejects(output), 1000):
+    for reject in itertools.islice(iter_rejects(output), EXAMPLES_AMONG):
         named = f"image {reject.image_id}" + (f" ({reject.file_name})" if reject.file_name else "")
         which = named + (f", annotation {reject.annotation_id}" if reject.kind == "annotation" else "")
         if reject.message != ITS_IMAGE_WAS_REJECTED:

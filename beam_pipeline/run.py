@@ -134,7 +134,7 @@ def _annotation_bytes(options: RunOptions) -> int:
     """Of all annotation files, where they are soon counted. Raises `InputError` where there are none."""
     here = f"--annotations {options.annotations}"
     if options.format in OF_COCO and storage.is_local(options.annotations) and os.path.isdir(options.annotations):
-        raise InputError(f"{here}: expected a file, or a pattern that files match")
+        raise InputError(f"{here}: expected a file, or a pattern that files match; for a folder, try --format auto")
     try:
         if options.format not in OF_COCO and not storage.is_local(options.annotations):
             return 0  # a million files take a thousand requests to list, which a worker makes
@@ -324,6 +324,6 @@ def summary(options: RunOptions, outcome: Outcome | None, seconds: float) -> str
     as_annotated = manifest["options"]["format"] == COCO and not (
         storage.is_pattern(options.annotations) or options.max_side or options.tile
     )
-    compare = "" if not as_annotated else f" --coco {shlex.quote(options.annotations)}"
+    compare = "" if not as_annotated else f" --coco {shlex.quote(manifest['options']['annotations'])}"
     lines.append(f"next: maskbeam verify {shlex.quote(options.output)}{compare}")
     return "\n".join(lines)

@@ -14,6 +14,7 @@ from conftest import Data
 from sources import run_format
 from test_labelme import TRIANGLE, labelme, shape
 
+from beam_pipeline.cli import main
 from transforms.records import InputError
 from transforms.sources.recognise import recognise
 
@@ -86,3 +87,12 @@ def test_a_run_says_what_it_took_and_why(demo_data: Data, tmp_path: Path, capfd:
     manifest = run_format("auto", demo_data.annotations, demo_data.images, tmp_path / "out", max_reject_fraction=1.0)
     assert manifest["options"]["format"] == "coco"
     assert "--format coco for annotations.json: its annotations have no segments_info" in capfd.readouterr().err
+
+
+def test_what_is_to_be_done_next_is_said_of_the_file_that_was_found(
+    demo_data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--format=auto", f"--annotations={demo_data.annotations.parent}", f"--images={demo_data.images}"]
+    assert main(["run", *given, f"--output={tmp_path / 'out'}", "--max_reject_fraction=1"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"next: maskbeam verify {tmp_path / 'out'} --coco {demo_data.annotations}"

@@ -54,9 +54,7 @@ def _refuse_others_like(taken: str, paths: Sequence[str], here: str) -> None:
     others = [path for path in named if _BEGINS_LIKE_COCO.match(_head(path))]
     if others:
         names = ", ".join(map(storage.name_of, sorted([taken, *others])[:4]))
-        raise InputError(
-            f"{here}: several of its files look like COCO's ({names}): give the path of the one, or a pattern for all"
-        )
+        raise InputError(f"{here}: several files look like COCO's ({names}): give the path of the one, or a pattern for all")
 
 
 def _look(name: str, paths: Sequence[str], folder: bool, heads: dict[str, bytes]) -> Recognised | None:
