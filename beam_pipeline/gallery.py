@@ -16,7 +16,7 @@ from transforms.images import lift_cap_of_pillow
 from transforms.read_records import WrittenImage, read_at, read_image
 from transforms.samples import Sample, Samples
 
-PICTURES, BYTES = 36, 4_000_000
+PICTURES, BYTES = 30, 4_000_000
 """As many as are shown, if they take no more than that: a page that is sent by e-mail has 5 MB."""
 SIDE, QUALITY = 480, 80
 """Of a picture: the longer side in pixels, and JPEG's quality."""
