@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,8 @@ from transforms.records import FLAGS, Attributes, Box, InputError
 from transforms.run_lengths import Mask
 from transforms.tfrecord import FOOTER_BYTES, HEADER_BYTES, read_with_offsets, record_length
 
+_READS = 8
+"""How often a record is read whose checksums are wrong."""
 MANIFEST = "manifest.json"
 """What lists the shards of a data set."""
 
@@ -260,9 +262,16 @@ def read_at(output: str, file: str, offset: int) -> bytes:
     """
     path = storage.join(output, file)
     with _told(output, file):
-        header = storage.read_part(path, offset, HEADER_BYTES)
-        rest = storage.read_part(path, offset + HEADER_BYTES, record_length(header, offset) + FOOTER_BYTES)
-        return next(record for _, record in read_with_offsets(io.BytesIO(header + rest), offset))
+        for _ in range(_READS - 1):
+            with suppress(ValueError):  # which may have come about on the way
+                return _read_record(path, offset)
+        return _read_record(path, offset)
+
+
+def _read_record(path: str, offset: int) -> bytes:
+    header = storage.read_part(path, offset, HEADER_BYTES)
+    rest = storage.read_part(path, offset + HEADER_BYTES, record_length(header, offset) + FOOTER_BYTES)
+    return next(record for _, record in read_with_offsets(io.BytesIO(header + rest), offset))
 
 
 @contextmanager
