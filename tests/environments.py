@@ -7,6 +7,7 @@ installs those named, or all; what can't be had here is left out, with a line th
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import hashlib
 import os
@@ -15,8 +16,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec
 
 import pytest
 
@@ -25,6 +28,7 @@ REQUIREMENTS = Path(__file__).resolve().parent / "requirements"
 """NAME.txt for each, and NAME_no_deps.txt for what is installed without what it says that it needs."""
 PINNED = ROOT.parent / "deploy" / "requirements.txt"
 """What the image for Dataflow has."""
+Given = ParamSpec("Given")
 
 
 class Environment(NamedTuple):
@@ -86,6 +90,20 @@ def install(python: Path, *arguments: str) -> None:
     _fetch(sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(python), *arguments)
 
 
+def one_at_a_time(make: Callable[Given, str]) -> Callable[Given, str]:
+    """Who wants an environment that another process makes waits until it is there."""
+
+    @wraps(make)
+    def waiting(*arguments: Given.args, **options: Given.kwargs) -> str:
+        ROOT.mkdir(exist_ok=True)
+        with (ROOT / f".{'-'.join((make.__name__, *map(str, arguments)))}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            return make(*arguments, **options)
+
+    return waiting
+
+
+@one_at_a_time
 def python_of(name: str) -> str:
     """The Python of an environment, which is made and filled first if need be. Raises `LeftOutError`."""
     home = ROOT / name
@@ -116,6 +134,7 @@ def sdist(folder: Path) -> Path:
     return built
 
 
+@one_at_a_time
 def python_with_maskbeam() -> str:
     """The Python of an environment that has our source distribution and what it needs, and nothing of the checkout.
 
