@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Data
+from conftest import Data, digests
 from environments import python_with_maskbeam
-from storage_server import files_below
 
 ROOT = Path(__file__).resolve().parents[2]
 _OURS = r"/(?<!/apache_beam/)(?:beam_pipeline|transforms)/\w+\.py"
@@ -71,7 +70,7 @@ def runs_in(pool: Pool, data: Data, tmp_path: Path) -> None:
     flags = ["--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=EXTERNAL"]
     said = maskbeam(data, tmp_path / "there", *flags, f"--environment_config=localhost:{pool.port}")
     expected = maskbeam(data, tmp_path / "here")
-    assert files_below(tmp_path / "there") == files_below(tmp_path / "here")
+    assert digests(tmp_path / "there") == digests(tmp_path / "here")
     without_speed = r" written in .*"
     assert re.sub(without_speed, "", said).replace("/there", "/here") == re.sub(without_speed, "", expected)
     site = Path(python_with_maskbeam()).parents[1] / "lib"
