@@ -27,6 +27,7 @@ from beam_pipeline import __version__
 from beam_pipeline.dataset_files import SUCCESS, complete_manifest
 from beam_pipeline.terminal import FIRST_SECONDS, PLAIN_SECONDS, progress_line, quiet, showing
 from beam_pipeline.verify import read_label_maps
+from beam_pipeline.words import some
 from transforms import run_lengths, storage
 from transforms.ahead import ahead
 from transforms.images import leads_out, lift_cap_of_pillow, parts_of
@@ -244,8 +245,8 @@ def export_command(output: str, folder: str, splits: str | None, images: bool) -
     for split, count in counts.items():
         without = f" ({count.without_mask:,} of them without a mask)" if count.without_mask else ""
         file = storage.join(folder, ANNOTATIONS, _file_of(split))
-        images_and = f"{count.images:,} image{'s' * (count.images != 1)}"
-        print(f"{file}: {images_and}, {count.annotations:,} annotation{'s' * (count.annotations != 1)}{without}")
+        images_and = f"{some(count.images, 'image')}"
+        print(f"{file}: {images_and}, {some(count.annotations, 'annotation')}{without}")
     if images:
         print(f"their images are in {storage.join(folder, 'SPLIT')}: file names are relative to it")
     return 0

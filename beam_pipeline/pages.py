@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from PIL import Image
 
 RESOURCES = files("beam_pipeline") / "resources"
@@ -21,9 +21,11 @@ def resource(name: str) -> str:
 
 def make_page(template: str, filters: Mapping[str, Callable[..., Any]] | None = None, **values: Any) -> bytes:
     """HTML in UTF-8, from the name of a template. What is put in is text, unless it says that it is markup."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FunctionLoader(resource), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= filters or {}
-    return environment.from_string(resource(template)).render(**values).encode()
+    return environment.get_template(template).render(**values).encode()
 
 
 def jpeg_source(picture: Image.Image, quality: int) -> str:

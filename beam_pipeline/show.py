@@ -18,6 +18,7 @@ from beam_pipeline.pages import jpeg_source, make_page
 from beam_pipeline.pictures import MISSING, colour_of, contact_sheet, draw, label_text, plain
 from beam_pipeline.publish import iter_rejects
 from beam_pipeline.verify import read_label_maps
+from beam_pipeline.words import listed, some
 from transforms import storage
 from transforms.images import lift_cap_of_pillow
 from transforms.read_records import MANIFEST, WrittenImage, iter_shard, read_json, shards_of
@@ -28,7 +29,6 @@ from transforms.views import MOST_TILES
 
 LIMIT, SIZE, COLUMNS, GAP = 12, 480, 3, 12
 """Unless the user says otherwise: images, pixels of a picture's longer side, pictures beside each other; pixels between them."""
-NAMED = 5  # categories, where none has a name like the one that is asked for
 QUALITY = 88  # of the page's JPEGs
 
 Shard = dict[str, Any]  # an entry of the manifest
@@ -107,9 +107,8 @@ def _check_categories(output: str, categories: Sequence[str]) -> None:
     for name in categories:
         if name not in names:
             near = difflib.get_close_matches(name, names, 3)
-            hint = f", did you mean {' or '.join(map(repr, near))}?" if near else f": it has {', '.join(names[:NAMED]) or 'none'}"
-            more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED and not near else ""
-            raise InputError(f"{output} has no category {name!r}{hint}{more}")
+            hint = f", did you mean {' or '.join(map(repr, near))}?" if near else f": it has {listed(names) or 'none'}"
+            raise InputError(f"{output} has no category {name!r}{hint}")
 
 
 def _find_ids(output: str, shards: Sequence[Shard], choices: Choices, where: str) -> list[Place]:
@@ -159,7 +158,7 @@ class Shown(NamedTuple):
     def facts(self) -> str:
         """Id, split and the number of instances."""
         count = len(self.image.instances)
-        return f"id {self.image.image_id}, {self.image.split}, {count:,} instance{'s' * (count != 1)}"
+        return f"id {self.image.image_id}, {self.image.split}, {some(count, 'instance')}"
 
     @property
     def caption(self) -> str:
@@ -217,7 +216,7 @@ def show_command(output: str, file: str | None, inline: str, choices: Choices) -
         file = file or f"{storage.name_of(os.path.abspath(output))}-pictures.png"
     shards = shards_of(output, [choices.split] if choices.split else None)
     places, images = find(output, shards, choices), sum(shard["records"] for shard in shards)
-    said = f"{len(places):,} of {images:,} image{'s' * (images != 1)}"
+    said = f"{len(places):,} of {some(images, 'image')}"
     if choices.columns is None and suffix == ".png":
         fitting = (terminal_width() - GAP) // (choices.size + GAP) if way else COLUMNS
         choices = choices._replace(columns=max(1, fitting))
