@@ -17,7 +17,7 @@ from typing import NoReturn
 from beam_pipeline import __version__
 from beam_pipeline.options import Parser, add_options, options_from, positive, positive_int, typed
 from beam_pipeline.trainer_bases import BASES, MODEL_GARDEN
-from transforms import garbage
+from transforms import memory
 
 RUN_EXAMPLE = """\
 example:
@@ -250,7 +250,7 @@ def _interrupted() -> int:
 def _run(parsed: argparse.Namespace, left: Sequence[str]) -> int:
     began = time.monotonic()
     options = options_from(parsed)
-    garbage.look_rarely()
+    memory.tune()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start threads for matrices, of which there are none here
     from beam_pipeline.interrupts import interruptible
     from beam_pipeline.profile import profiling

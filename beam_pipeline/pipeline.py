@@ -62,10 +62,13 @@ def cut_tiles(
     return Rasterized(cut.images, rejects), total
 
 
-def build(pipeline: beam.Pipeline, options: RunOptions, claim: Claim, spill_folder: str | None = None) -> None:
+def build(
+    pipeline: beam.Pipeline, options: RunOptions, claim: Claim, spill_folder: str | None = None, busy: bool = False
+) -> None:
     """Annotations and images → a data set in `options.output`, which `claim` is for, its success marker last.
 
-    `spill_folder` is for runners on this machine: see `transforms.batches`.
+    `spill_folder` is for runners on this machine: see `transforms.batches`; there, all processors may be `busy` with the job's
+    processes.
     """
     splits = Splits(parse_splits(options.splits), options.split_by)
     num_shards = None if options.num_shards == "auto" else int(options.num_shards)
@@ -96,7 +99,7 @@ def build(pipeline: beam.Pipeline, options: RunOptions, claim: Claim, spill_fold
         drawn, census = cut_tiles(drawn, read.census, options)
     shards = drawn.images | "AssignShards" >> AssignShards(AsSingleton(plan), splits, spill_folder)
     written = shards | "WriteShards" >> WriteShards(
-        options.output, options.images, AsSingleton(plan), AsList(read.categories), record, claim, options.resume
+        options.output, options.images, AsSingleton(plan), AsList(read.categories), record, claim, options.resume, busy
     )
     statistics = written.statistics | "Summarize" >> beam.CombineGlobally(MergeStatistics())
     rejects = (read.rejects, drawn.rejects, written.rejects) | "AllRejects" >> beam.Flatten()

@@ -24,6 +24,7 @@ from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.job.utils import dict_to_struct
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo, FnApiRunner
 from apache_beam.runners.runner import PipelineRunner
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from beam_pipeline import dataflow
 from beam_pipeline.dataset_files import MANIFEST, REJECTS, REPORT, SUCCESS
@@ -34,6 +35,7 @@ from beam_pipeline.publish import prepare_output, reject_examples
 from beam_pipeline.terminal import Terminal, duration, quiet, watch_progress
 from beam_pipeline.trainer_bases import MODEL_GARDEN
 from beam_pipeline.trainer_config import check_place
+from beam_pipeline.worker_processes import forked_workers
 from transforms import storage
 from transforms.categories import read_rules
 from transforms.claims import SCRATCH, Claim, claimed_by
@@ -167,8 +169,21 @@ def _look_at(options: RunOptions, names: Sequence[str]) -> list[bool | InputErro
         return list(pool.map(look, names))
 
 
-def use_processes(options: RunOptions, beam_options: PipelineOptions, annotation_bytes: int) -> None:
-    """Tells Beam how many processes a job on this machine has. Raises `InputError` where options contradict each other."""
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def may_use_processes(options: RunOptions) -> bool:
+    """Whether a job on this machine may come to have several processes."""
+    return options.workers != "1" and not options.profile
+
+
+def use_processes(options: RunOptions, beam_options: PipelineOptions, annotation_bytes: int, forked: bool) -> None:
+    """Tells Beam how many processes a job on this machine has, and unless they are `forked` by us, to start them.
+
+    Raises `InputError` where options contradict each other.
+    """
     direct = beam_options.view_as(DirectOptions)
     given = beam_options.get_all_options(drop_default=True)
     if {"direct_num_workers", "direct_running_mode"} & given.keys():
@@ -179,10 +194,11 @@ def use_processes(options: RunOptions, beam_options: PipelineOptions, annotation
         if options.workers not in ("auto", "1"):
             raise InputError("--profile looks at one process: leave --workers out")
         return
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = min(processors, annotation_bytes // WORTH_A_PROCESS) if options.workers == "auto" else int(options.workers)
+    count = min(processors(), annotation_bytes // WORTH_A_PROCESS) if options.workers == "auto" else int(options.workers)
     if count > 1:
-        direct.direct_num_workers, direct.direct_running_mode = count, "multi_processing"
+        direct.direct_num_workers = count
+        if not forked:
+            direct.direct_running_mode = "multi_processing"
 
 
 class Outcome(NamedTuple):
@@ -206,11 +222,14 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome | None:
     else:  # it says after the summary that it stops the engine
         logging.getLogger("apache_beam.utils.subprocess_server").setLevel(logging.ERROR)
     FileSystems.set_options(PipelineOptions(flags))  # whose credentials are to be used
+    start_worker = None
     with ExitStack() as until_done:
         terminal = until_done.enter_context(quiet(options.verbose))
         if on_dataflow:
             pipeline_options = until_done.enter_context(dataflow.prepared(options, flags))
         else:
+            if local and may_use_processes(options):
+                start_worker = until_done.enter_context(forked_workers())  # before there is any thread
             pipeline_options = PipelineOptions([*flags, f"--runner={runner}"])
             idle = "reading annotations" if local else f"the job runs on {runner.removesuffix('Runner')}"
             until_done.enter_context(watch_progress(terminal, idle))
@@ -219,13 +238,13 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome | None:
             options = recognised(options, terminal)
         annotation_bytes = check_inputs(options)
         if local:
-            use_processes(options, pipeline_options, annotation_bytes)
+            use_processes(options, pipeline_options, annotation_bytes, forked=start_worker is not None)
         else:
             for name, given in {"workers": options.workers != "auto", "profile": options.profile}.items():
                 if given:
                     raise InputError(f"--{name} is for jobs on this machine, not on {runner}")
         try:
-            pipeline = beam.Pipeline(_runner(runner, pipeline_options), pipeline_options)
+            pipeline = beam.Pipeline(_runner(runner, pipeline_options, start_worker), pipeline_options)
         except ValueError as error:  # Beam's own checks of its options
             raise InputError(str(error).splitlines()[-1]) from error
         try:
@@ -233,7 +252,8 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome | None:
         except (OSError, BeamIOError) as error:
             raise InputError(f"--output {options.output} can't be written: {error}") from error
         with scratch_folder(claim) as scratch:
-            build(pipeline, options, claim, scratch if local else None)
+            busy = local and pipeline_options.view_as(DirectOptions).direct_num_workers >= processors()
+            build(pipeline, options, claim, scratch if local else None, busy)
             try:
                 if on_dataflow:
                     result = dataflow.run(pipeline, terminal)
@@ -254,13 +274,19 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome | None:
     return Outcome(manifest, _counted(result, SHARDS_REUSED))
 
 
-def _runner(name: str, options: PipelineOptions) -> PipelineRunner | str:
-    """The runner of a name. Beam's own, on this machine, would tell workers in processes of their own nothing of the options."""
+def _runner(name: str, options: PipelineOptions, start_worker: str | None) -> PipelineRunner | str:
+    """The runner of a name. Beam's own, on this machine, would tell workers in processes of their own nothing of the options.
+
+    Where it has several, but no mode of running them, they are started by the command `start_worker`.
+    """
     if name != LOCAL_RUNNER:
         return name
     given = options.get_all_options(drop_default=True).items()
     told = dict_to_struct({key: str(value) if type(value) is int else value for key, value in given})
-    return FnApiRunner(provision_info=ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=told)))
+    provision = ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=told))
+    direct = options.view_as(DirectOptions)
+    forked = start_worker and direct.direct_num_workers > 1 and direct.direct_running_mode == "in_memory"
+    return FnApiRunner(SubprocessSDKEnvironment.from_command_string(start_worker) if forked else None, provision_info=provision)
 
 
 def _counted(result: Any, name: str) -> int:

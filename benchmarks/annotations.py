@@ -20,7 +20,7 @@ import apache_beam as beam
 from make_data import write_coco
 
 from beam_pipeline.run import LOCAL_RUNNER
-from transforms import coders, garbage
+from transforms import coders, memory
 from transforms.sources.coco import ReadCoco, cut_file, read_block
 from transforms.sources.coco_json import MAX_PIXELS, parse_annotations, parse_image, split_block
 
@@ -30,7 +30,7 @@ BYTES_AN_IMAGE = 4300  # of JSON
 
 def read(path: Path) -> int:
     """Cuts the file, reads its blocks and parses every element; gives how many there were."""
-    garbage.look_rarely()  # as `ParseBlocks` does
+    memory.tune()  # as `ParseBlocks` does
     count = 0
     for block in cut_file(str(path), 1):
         data = read_block(block)

@@ -14,7 +14,7 @@ from pycocotools import mask as cocomask
 
 from transforms import encode, run_lengths
 from transforms.rasterize import rasterize_polygons
-from transforms.records import Polygons, RunLengths
+from transforms.records import Instance, Polygons, RunLengths
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -90,6 +90,31 @@ def test_polygons_are_dense_as_pycocotools_draws_them(size, points):
     assume(isinstance(drawn, RunLengths))
     dense = encode.dense_masks([run_lengths.runs_of(drawn)], height, width)
     np.testing.assert_array_equal(dense.reshape(height, width), expected)
+
+
+@pytest.mark.parametrize("encoding", ["png", "png1", "dense"])
+def test_masks_of_images_of_several_sizes_are_what_each_image_alone_has(encoding):
+    random = np.random.default_rng(5)
+
+    def image(count, height, width):
+        shapes = [run_lengths.from_mask(random.random((height, width)) < 0.3) if one % 3 else None for one in range(count)]
+        return [Instance(one, 1, None, None, False, shape) for one, shape in enumerate(shapes)], height, width
+
+    images = [image(3, 4, 5), image(2, 5, 4), image(0, 4, 5), image(5, 4, 5), image(1, 9, 2)]
+    together = encode.encode_masks(images, encoding)
+    assert len(together) == 5
+    for (instances, height, width), found in zip(images, together, strict=True):
+        ((alone_runs, alone_pngs),) = encode.encode_masks([(instances, height, width)], encoding)
+        assert [runs.tolist() for runs in found.runs] == [runs.tolist() for runs in alone_runs]
+        assert found.pngs == alone_pngs
+        empty = np.zeros((height, width), np.uint8)
+        masks = [run_lengths.to_mask(one.shape) if one.shape else empty for one in instances]
+        if encoding == "dense":
+            assert found.pngs is None
+            masks_found = encode.dense_masks(found.runs, height, width).reshape(-1, height, width)
+        else:
+            masks_found = [np.asarray(Image.open(io.BytesIO(data))) for data in found.pngs]
+        assert [mask.tolist() for mask in masks_found] == [mask.tolist() for mask in masks]
 
 
 def test_the_size_of_dense_masks_is_known_beforehand():

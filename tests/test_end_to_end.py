@@ -177,7 +177,7 @@ def test_the_number_of_processes_follows_the_size_of_the_job(monkeypatch: pytest
 
     def found(size: int, workers: str = "auto", *flags: str) -> tuple[int, str]:
         beam_options = PipelineOptions(list(flags))
-        use_processes(RunOptions(**paths, workers=workers), beam_options, size)
+        use_processes(RunOptions(**paths, workers=workers), beam_options, size, forked=False)
         direct = beam_options.view_as(DirectOptions)
         return direct.direct_num_workers, direct.direct_running_mode
 

@@ -46,8 +46,8 @@ def image_with(*instances, **fields):
 
 def record_of(image, checked=None, encoding="png", labels=LABELS, max_bytes=NO_LIMIT):
     checked = checked or checked_image(image.height, image.width)
-    masks = run_lengths.masks_of(image.instances, checked.height, checked.width)
-    return build_record(image, checked, masks, labels, encoding, max_bytes)
+    (masks,) = encode.encode_masks([(image.instances, checked.height, checked.width)], encoding)
+    return build_record(image, checked, masks, labels, max_bytes)
 
 
 def features_of(tf, record):
@@ -351,10 +351,10 @@ def large_image():
 def test_a_dense_record_takes_little_more_memory_than_its_bytes():
     image = large_image()
     checked = checked_image(480, 640)
-    masks = run_lengths.masks_of(image.instances, 480, 640)
+    (masks,) = encode.encode_masks([(image.instances, 480, 640)], "dense")
     tracemalloc.start()
     try:
-        record = build_record(image, checked, masks, LABELS, "dense", NO_LIMIT)
+        record = build_record(image, checked, masks, LABELS, NO_LIMIT)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -385,9 +385,8 @@ def test_an_impossible_number_of_pixels_is_refused_without_counting_them(monkeyp
 @pytest.mark.parametrize("encoding", ["png", "png1"])
 def test_png_masks_and_the_image_count_towards_the_limit(encoding):
     image, checked = large_image(), checked_image(480, 640)
-    size = len(checked.data) + sum(
-        map(len, encode.png_masks(run_lengths.masks_of(image.instances, 480, 640), 480, 640, encoding))
-    )
+    (masks,) = encode.encode_masks([(image.instances, 480, 640)], encoding)
+    size = len(checked.data) + sum(map(len, masks.pngs))
     record = record_of(image, checked, encoding)
     assert size < len(record) < size + 3000
     assert record_of(image, checked, encoding, max_bytes=size + 3000) == record
@@ -409,7 +408,7 @@ def test_no_record_is_larger_than_the_limit(encoding, count):
 def test_what_was_not_rasterized_is_refused():
     polygon = Instance(17, 1, (0.0, 0.0, 2.0, 2.0), None, False, Polygons.pack([[0, 0, 4, 0, 4, 4]]))
     with pytest.raises(TypeError, match=r"annotation 17 .* Rasterize"):
-        run_lengths.masks_of([polygon], 4, 5)
+        run_lengths.masks_of([([polygon], 4, 5)])
 
 
 # -------------------------------------------------------------------------------------------------------- label map

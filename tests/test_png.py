@@ -214,12 +214,13 @@ def test_runs_of_every_byte_are_read_back():
 
 
 @ENCODINGS
-def test_noise_is_encoded_one_mask_at_a_time_beyond_the_limit_with_the_same_bytes(monkeypatch, one_bit):
+def test_noise_is_encoded_a_few_masks_at_a_time_with_the_same_bytes(monkeypatch, one_bit):
     random = np.random.default_rng(3)
     masks = [(random.random((33, 70)) < 0.5).astype(np.uint8) for _ in range(5)]
     at_once = encode(masks, one_bit)
-    monkeypatch.setattr(png, "_BATCH_RUNS", 100)
-    assert encode(masks, one_bit) == at_once
+    for runs in (100, 3000):
+        monkeypatch.setattr(png, "_RUNS_AT_ONCE", runs)
+        assert encode(masks, one_bit) == at_once
 
 
 @ENCODINGS
@@ -239,6 +240,18 @@ def test_spans_are_row_by_row_with_an_extra_column_before_each_row():
         (25, 30),
         (43, 44),
     ]
+
+
+def test_spans_of_more_pixels_than_int32_counts_are_where_they_are():
+    height, width = 60_000, 40_000
+    first, second = 3 * height + 59_998, 39_999 * height + 59_999  # (59998, 3) and below, and the last pixel
+    runs = np.array([first, 2, second - first - 2, 1])
+    for masks, offset in (([runs], 0), ([runs, runs], height * (width + 1))):
+        starts, stops = png.row_spans(masks, height, width)
+        expected = [59_998 * (width + 1) + 1 + 3, 59_999 * (width + 1) + 1 + 3, 59_999 * (width + 1) + 1 + 39_999]
+        expected += [offset + one for one in expected] if offset else []
+        assert starts.tolist() == expected
+        assert stops.tolist() == [one + 1 for one in expected]
 
 
 @ENCODINGS

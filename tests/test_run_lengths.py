@@ -260,8 +260,9 @@ def test_several_masks_are_decoded_at_once_as_each_alone(masks):
 def test_masks_of_instances_are_in_their_order_and_empty_without_a_shape():
     shape = run_lengths.from_mask(draw("##... ..... ..... ....."))
     instances = [Instance(number, 1, None, None, False, given) for number, given in enumerate([None, shape, None])]
-    assert [runs.tolist() for runs in run_lengths.masks_of(instances, 4, 5)] == [[20], [0, 1, 3, 1, 15], [20]]
-    assert run_lengths.masks_of([], 4, 5) == []
+    found = run_lengths.masks_of([(instances, 4, 5), ([], 4, 5), (instances[2:], 2, 3)])
+    assert [[runs.tolist() for runs in masks] for masks in found] == [[[20], [0, 1, 3, 1, 15], [20]], [], [[6]]]
+    assert run_lengths.masks_of([]) == []
 
 
 def test_whatever_is_not_zero_belongs_to_a_mask():

@@ -16,8 +16,8 @@ from transforms import shards
 from transforms.ahead import Take
 from transforms.claims import Claim
 from transforms.examples import LabelMap
-from transforms.images import ImageFolder
-from transforms.records import AnnotatedImage
+from transforms.images import CheckedImage, ImageFolder
+from transforms.records import AnnotatedImage, Instance, ReasonCode, RunLengths, problem
 from transforms.sharding import ShardPlan
 from transforms.shards import RecordOptions, ShardState, _WriteShard
 
@@ -89,8 +89,50 @@ def test_images_that_wait_hold_no_more_than_they_may(tmp_path: Path, monkeypatch
         encoded += name == shards.counters.ENCODE_MS
 
     assert draft(storage(reading), tmp_path, 200, observe).summary.records == 200
-    # Five are read, and the one that is needed next; the others are being checked, or wait for the encoder.
-    assert 5 <= most <= 5 + 1 + 2 * shards.CHECK_THREADS + 1
+    # Five are read, and the one that is needed next; the others are being checked, or wait for those they are encoded with.
+    assert 5 <= most <= 5 + 1 + 2 * shards.CHECK_THREADS + 1 + shards.IMAGES_TOGETHER
+
+
+def loaded(number: int, size: int, runs: int) -> tuple[AnnotatedImage, shards.LoadedImage]:
+    """An image of so many bytes, with a mask of so many characters."""
+    instance = Instance(number, 1, None, None, False, RunLengths(HEIGHT, WIDTH, b"1" * runs))
+    checked = CheckedImage(bytes(size), "png", HEIGHT, WIDTH, "", ())
+    return AnnotatedImage(number, f"{number}.png", HEIGHT, WIDTH, (instance,)), shards.LoadedImage(checked, b"", 0.0)
+
+
+def test_images_are_encoded_together_up_to_a_number_and_a_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sizes(images: list[tuple[AnnotatedImage, shards.LoadedImage]]) -> list[int]:
+        found = list(shards.together(images))
+        assert [one for some in found for one in some] == images
+        return [len(some) for some in found]
+
+    light = [loaded(number, 10, 1) for number in range(40)]
+    assert sizes(light) == [16, 16, 8]
+    assert sizes([]) == []
+    monkeypatch.setattr(shards, "BYTES_TOGETHER", 1000)
+    assert sizes([loaded(number, 400, 1) for number in range(7)]) == [3, 3, 1]
+    assert sizes([loaded(number, 0, 50) for number in range(7)]) == [3, 3, 1]  # a run takes eight bytes
+    assert sizes([loaded(0, 5000, 1), *light[:3]]) == [1, 3]
+    missing = (light[0][0], shards.LoadedImage(problem(ReasonCode.IMAGE_MISSING, ""), b"", 0.0))
+    assert sizes([missing] * 20) == [16, 4]
+
+
+@pytest.mark.parametrize(("seconds", "in_threads"), [(0.0, 0), (1.0, 12)], ids=["quick", "slow"])
+def test_a_busy_machine_reads_a_folder_in_threads_only_if_that_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, in_threads: int
+) -> None:
+    clock, here, elsewhere = itertools.count(), threading.get_ident(), 0
+    monkeypatch.setattr(shards.time, "perf_counter", lambda: next(clock) * seconds)
+
+    def reading(take: Take) -> None:
+        nonlocal elsewhere
+        elsewhere += threading.get_ident() != here
+
+    images = [AnnotatedImage(number, f"{number}.png", HEIGHT, WIDTH, ()) for number in range(20)]
+    read = list(shards.load_images(images, storage(reading, str(tmp_path)), RecordOptions(), busy=True))
+    assert [image for image, _ in read] == images
+    assert all(isinstance(one.checked, CheckedImage) for _, one in read)
+    assert elsewhere == in_threads
 
 
 def test_a_shard_is_written_while_those_before_it_are_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def merged(parts: Iterable[DatasetStatistics]) -> DatasetStatistics:
 def counted(split: str, image: AnnotatedImage, checked: CheckedImage, shard: int = 0, offset: int = 0) -> DatasetStatistics:
     """The statistics of a single image, as the shards' writer counts it."""
     tally = Tally(LABELS, f"{split}-{shard:05d}-of-00009.tfrecord")
-    tally.add(image, checked, run_lengths.masks_of(image.instances, checked.height, checked.width), offset)
+    tally.add(image, checked, run_lengths.masks_of([(image.instances, checked.height, checked.width)])[0], offset)
     return DatasetStatistics({split: tally.statistics()})
 
 
@@ -119,7 +119,7 @@ def test_the_statistics_of_parts_merge_to_those_of_the_whole(
 ) -> None:
     whole = Tally(LABELS, "train-00000-of-00009.tfrecord")
     for offset, (image, checked) in enumerate(given):
-        whole.add(image, checked, run_lengths.masks_of(image.instances, checked.height, checked.width), offset)
+        whole.add(image, checked, run_lengths.masks_of([(image.instances, checked.height, checked.width)])[0], offset)
     parts = [counted("train", *one, offset=offset) for offset, one in enumerate(given)]
     expected = DatasetStatistics({"train": whole.statistics()} if given else {})
     assert merged_at_random(parts, randomness) == expected
@@ -208,7 +208,7 @@ def encoded_sizes(*counts: int) -> list[int]:
         instances = tuple(Instance(1, 1 + area % 3, tuple(box), None, False, shapes[area]) for box, area in described)
         image = AnnotatedImage(number, f"{number}.jpg", 480, 640, instances)
         checked = CheckedImage(b"", "jpeg", 480, 640, "", ())
-        tally.add(image, checked, run_lengths.masks_of(instances, 480, 640), 1000 * number)
+        tally.add(image, checked, run_lengths.masks_of([(instances, 480, 640)])[0], 1000 * number)
         if number + 1 in counts:
             sizes.append(len(StructCoder(DatasetStatistics).encode(DatasetStatistics({"train": tally.statistics()}))))
     return sizes

@@ -70,7 +70,7 @@ def tallied(drawn: list[Drawn]) -> SplitStatistics:
     made = Tally(LABELS, SHARD)
     for image, _, offset in drawn:
         checked = CheckedImage(b"x" * image.height, "png", image.height, image.width, "", ())
-        made.add(image, checked, run_lengths.masks_of(image.instances, image.height, image.width), offset)
+        made.add(image, checked, run_lengths.masks_of([(image.instances, image.height, image.width)])[0], offset)
     return made.statistics()
 
 
@@ -254,7 +254,7 @@ def test_few_images_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tally, "RUNS_AT_ONCE", 300)
     made, most = Tally(LABELS, SHARD), 0
     for image, _, offset in draw(4, 60):
-        masks = run_lengths.masks_of(image.instances, image.height, image.width)
+        masks = run_lengths.masks_of([(image.instances, image.height, image.width)])[0]
         made.add(image, CheckedImage(b"", "png", image.height, image.width, "", ()), masks, offset)
         most = max(most, made.runs)
     assert 0 < most < 300

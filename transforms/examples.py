@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transforms import encode, run_lengths
-from transforms.encode import MaskEncoding
+from transforms.encode import EncodedMasks, MaskEncoding
 from transforms.images import CheckedImage
 from transforms.records import FLAGS, AnnotatedImage, Category, InputError, Instance, Problem, ReasonCode, names_by_id, problem
 from transforms.run_lengths import Runs
@@ -172,33 +172,25 @@ _INSTANCE_BYTES = 64  # and those of an instance
 
 
 def build_record(
-    image: AnnotatedImage, checked: CheckedImage, runs: Sequence[Runs], labels: LabelMap, encoding: MaskEncoding, max_bytes: int
+    image: AnnotatedImage, checked: CheckedImage, masks: EncodedMasks, labels: LabelMap, max_bytes: int
 ) -> bytes | Problem:
     """The record of an image whose instances all have a box inside it, and a mask of its size or none.
 
-    `runs` are the instances' masks as `masks_of` gives them: an instance without one gets an empty one, with weight 0.
+    `masks` are those of its instances: one without a mask gets an empty one, with weight 0.
     `RECORD_LIMIT`, before anything large is made, where the record would have over `max_bytes`.
     """
     height, width, instances = checked.height, checked.width, image.instances
-    masks: Feature
-    if encoding == "dense":
-        mask_bytes = encode.dense_bytes(len(runs), height, width)
-        masks = np.zeros(0, np.float32)
-    else:
-        masks = encode.png_masks(runs, height, width, encoding)
-        mask_bytes = sum(map(len, masks))
+    mask_bytes = encode.dense_bytes(len(instances), height, width) if masks.pngs is None else sum(map(len, masks.pngs))
     texts = [labels.labels[one.category_id] for one in instances]
     names = len(image.file_name.encode()) + sum(len(name.encode()) for _, name in texts)
     size = len(checked.data) + mask_bytes + names + _FIXED_BYTES + _INSTANCE_BYTES * len(instances)
     if size > max_bytes:
-        way_out = "; --mask_encoding png takes a hundredth of that" if encoding == "dense" else ""
+        way_out = "; --mask_encoding png takes a hundredth of that" if masks.pngs is None else ""
         return problem(
             ReasonCode.RECORD_LIMIT,
             f"the record would have {size / 1e6:.1f} MB, {mask_bytes / 1e6:.1f} of them masks; "
             f"at most {max_bytes / 1e6:.1f} are written (--max_record_mb){way_out}",
         )
-    if encoding == "dense":
-        masks = encode.dense_masks(runs, height, width)
     boxes = np.array([one.box for one in instances], np.float64).reshape(-1, 4)
     scaled = scale_boxes(boxes, np.array((height, width, height, width)))
     features: dict[str, Feature] = {
@@ -216,8 +208,8 @@ def build_record(
         "image/object/class/text": [name.encode() for _, name in texts],
         "image/object/class/label": np.array([label for label, _ in texts], np.int64),
         "image/object/is_crowd": np.array([one.is_crowd for one in instances], np.int64),
-        "image/object/area": np.array([area_of(one, mask) for one, mask in zip(instances, runs, strict=True)], np.float32),
-        "image/object/mask": masks,
+        "image/object/area": np.array([area_of(one, mask) for one, mask in zip(instances, masks.runs, strict=True)], np.float32),
+        "image/object/mask": encode.dense_masks(masks.runs, height, width) if masks.pngs is None else masks.pngs,
         "image/object/mask/weight": np.array([float(one.shape is not None) for one in instances], np.float32),
     }
     if image.extras or any(one.attributes for one in instances):

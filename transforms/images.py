@@ -207,7 +207,7 @@ def _to_png(image: Image.Image) -> bytes:
 
 def _check_jpeg(data: bytes) -> Problem | None:
     """What Pillow lets pass: a JPEG of a kind that TensorFlow refuses, or without its end marker."""
-    position = 2
+    position, components = 2, -1
     while 0 <= position <= len(data) - 5:
         marker = data[position + 1]
         if data[position] != 0xFF or marker == 0x00:
@@ -216,12 +216,16 @@ def _check_jpeg(data: bytes) -> Problem | None:
             kind = f"{data[position + 4]} bits" if marker in _READ_FRAMES else f"kind SOF{marker - 0xC0}"
             return problem(ReasonCode.IMAGE_UNSUPPORTED, f"the file is a JPEG of {kind}, which TensorFlow does not read")
         elif marker == 0xDA:
+            if data[position + 4] == components and data.rfind(b"\xff\xd9", position) >= 0:
+                return None  # decoders read this one scan, and none behind it
             break
         elif marker == 0xFF:  # a fill byte
             position += 1
         elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # no length follows
             position += 2
         else:
+            if marker in _SEQUENTIAL_FRAMES and position + 9 < len(data):
+                components = data[position + 9]
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     if position < 0:
         return _unreadable(data, "it has no end marker")
@@ -293,6 +297,7 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 
 _SCAN_OR_END = re.compile(rb"\xff[\xda\xd9]")
 _FRAMES = {0xF7, *(0xC0 + number for number in range(16))} - {0xC4, 0xC8, 0xCC}
+_SEQUENTIAL_FRAMES = {0xC0, 0xC1, 0xC9}
 _READ_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # baseline, extended, progressive; the last two with arithmetic coding
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -9,7 +9,7 @@ Source: `rleToString` and `rleFrString` in cocoapi's maskApi.c.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -117,6 +117,12 @@ def encode_all(masks: Sequence[Runs]) -> list[bytes]:
     return [every[start:stop] for start, stop in zip([0, *lengths[:-1]], lengths, strict=True)]
 
 
+def slices(sizes: npt.ArrayLike, at_once: int) -> list[slice]:
+    """What has so many runs each, cut so that a slice has about so many of them at once, and at least one thing."""
+    starts = np.flatnonzero(np.diff(np.cumsum(sizes, dtype=np.int64) // at_once, prepend=-1)).tolist()
+    return [slice(*bounds) for bounds in pairwise([*starts, len(np.asarray(sizes))])]
+
+
 def check_runs(runs: Runs, height: int, width: int) -> Problem | None:
     """`RLE_MALFORMED` unless all runs are ≥ 0 and add up to height · width."""
     if not len(runs):
@@ -134,17 +140,19 @@ def runs_of(mask: RunLengths) -> Runs:
     return decode_checked([mask.counts])[0]
 
 
-def masks_of(instances: Sequence[Instance], height: int, width: int) -> list[Runs]:
-    """The masks of rasterized instances; without one, an empty mask of height × width pixels.
+def masks_of(images: Sequence[tuple[Sequence[Instance], int, int]]) -> list[list[Runs]]:
+    """For each image, given as rasterized instances, height and width: their masks; without one, an empty mask of that size.
 
     Raises `TypeError` for an instance that `Rasterize` has not seen.
     """
-    for one in instances:
-        if not isinstance(one.shape, RunLengths | None):
-            raise TypeError(f"annotation {one.annotation_id} is still as annotated: it has to go through Rasterize first")
-    return decode_checked(
-        [one.shape.counts if isinstance(one.shape, RunLengths) else _empty_counts(height * width) for one in instances]
-    )
+    counts = []
+    for instances, height, width in images:
+        for one in instances:
+            if not isinstance(one.shape, RunLengths | None):
+                raise TypeError(f"annotation {one.annotation_id} is still as annotated: it has to go through Rasterize first")
+            counts.append(one.shape.counts if isinstance(one.shape, RunLengths) else _empty_counts(height * width))
+    masks = iter(decode_checked(counts))
+    return [list(islice(masks, len(instances))) for instances, _, _ in images]
 
 
 def _empty_counts(pixels: int) -> bytes:
@@ -178,9 +186,7 @@ def areas_and_boxes(masks: Sequence[Runs], heights: Runs) -> tuple[Runs, Runs]:
     """
     areas, boxes = np.zeros(len(masks), np.int64), np.zeros((len(masks), 4), np.int64)
     sizes = np.array([len(runs) for runs in masks], np.int64)
-    starts = np.flatnonzero(np.diff(np.cumsum(sizes) // _AT_ONCE, prepend=-1)).tolist()  # it takes 100 bytes of memory a run
-    for bounds in pairwise([*starts, len(masks)]):
-        some = slice(*bounds)
+    for some in slices(sizes, _AT_ONCE):  # it takes 100 bytes of memory a run
         _few_areas_and_boxes(np.concatenate(masks[some]), sizes[some], heights[some], areas[some], boxes[some])
     return areas, boxes
 

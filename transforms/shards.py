@@ -24,13 +24,13 @@ import PIL
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
-from transforms import counters, events, garbage, progress, run_lengths, storage
+from transforms import counters, events, memory, progress, storage
 from transforms.ahead import Take, ahead, read_ahead, take_at_once
 from transforms.claims import Claim
-from transforms.encode import MaskEncoding
+from transforms.encode import MaskEncoding, encode_masks
 from transforms.examples import LabelMap, build_record, of_lvis
 from transforms.images import JPEG, CheckedImage, ImageCheck, ImageFolder, check_image, lift_cap_of_pillow, open_picture, show
-from transforms.records import AnnotatedImage, Category, Problem, Reject, pack, reject_image
+from transforms.records import AnnotatedImage, Category, Problem, Reject, RunLengths, pack, reject_image
 from transforms.sharding import ShardKey, ShardPlan, in_order
 from transforms.statistics import DatasetStatistics
 from transforms.tally import Tally
@@ -38,9 +38,13 @@ from transforms.tfrecord import RecordWriter
 
 LOCAL_READS, REMOTE_READS = 4, 32
 """Images that are read at the same time: for 400 a second, at 50 ms each, it takes twenty."""
+FEW_READS, SLOW_READ = 8, 1e-3
+"""Seconds that a read takes of a disk that is worth a thread to wait for it, seen after a few; of memory it takes a tenth."""
 READ_AHEAD_BYTES = 64 << 20
-"""Of images that are read; besides, 2 · `CHECK_THREADS` + 1 are being checked, or wait to be encoded."""
+"""Of images that are read; besides, 2 · `CHECK_THREADS` + 1 are being checked, and some wait to be encoded together."""
 CHECK_THREADS = 4
+IMAGES_TOGETHER, BYTES_TOGETHER = 16, 16 << 20
+_BYTES_OF_RUNS = 8  # that each character of run lengths takes in memory, at most
 STATES = "_state"
 """The folder, below the output, for what `--resume` has to know of each shard."""
 RECORDS_VERSION = 2
@@ -161,11 +165,12 @@ class LoadedImage(NamedTuple):
 
 
 def load_images(
-    images: Sequence[AnnotatedImage], folder: ImageFolder, options: RecordOptions
+    images: Sequence[AnnotatedImage], folder: ImageFolder, options: RecordOptions, busy: bool = False
 ) -> Generator[tuple[AnnotatedImage, LoadedImage], None, None]:
     """Each image as it was read and checked, in order, some ahead. Who may stop before the end `close`s it.
 
-    Tiles of one image follow one another, and it is read once for all of them.
+    Tiles of one image follow one another, and it is read once for all of them. Where other processes keep all processors `busy`,
+    a folder's images are read ahead only if that takes long: threads then cost 4 % of the time, and gain none.
     """
 
     def read(same: Sequence[AnnotatedImage], take: Take) -> tuple[bytes | Problem, float]:
@@ -199,7 +204,15 @@ def load_images(
     groups = by_source(images)
     threads = CHECK_THREADS if len(groups) == len(images) else 1  # all tiles of an image are held at once
     if storage.is_local(folder.root):  # one thread for both: to go from thread to thread takes 0.3 ms of an image
-        loading = ahead(lambda same: check(same, *read(same, take_at_once)), groups, threads)
+        waiting = iter(groups)
+        seconds = 0.0
+        for number, same in enumerate(waiting if busy else (), start=1):
+            some = check(same, *read(same, take_at_once))
+            yield from zip(same, some, strict=True)
+            seconds += some[0].read_seconds
+            if number >= FEW_READS and seconds > number * SLOW_READ:
+                break
+        loading = ahead(lambda same: check(same, *read(same, take_at_once)), waiting, threads)
         yield from ((image, loaded) for same, some in loading for image, loaded in zip(same, some, strict=True))
         return
     with closing(read_ahead(read, groups, read_threads(folder.root), READ_AHEAD_BYTES)) as reading:
@@ -223,6 +236,23 @@ def show_views(same: Sequence[AnnotatedImage], checked: CheckedImage | Problem) 
             yield picture
 
 
+def together(
+    loading: Iterable[tuple[AnnotatedImage, LoadedImage]],
+) -> Iterator[list[tuple[AnnotatedImage, LoadedImage]]]:
+    """Images whose masks are encoded together: so many, or as many as `BYTES_TOGETHER` are enough for."""
+    some: list[tuple[AnnotatedImage, LoadedImage]] = []
+    held = 0
+    for image, loaded in loading:
+        some.append((image, loaded))
+        held += len(loaded.checked.data) if isinstance(loaded.checked, CheckedImage) else 0
+        held += _BYTES_OF_RUNS * sum(len(one.shape.counts) for one in image.instances if isinstance(one.shape, RunLengths))
+        if len(some) == IMAGES_TOGETHER or held >= BYTES_TOGETHER:
+            yield some
+            some, held = [], 0
+    if some:
+        yield some
+
+
 class Draft(NamedTuple):
     """A shard that lies under a temporary name still."""
 
@@ -243,11 +273,13 @@ def draft_shard(
     labels: LabelMap,
     options: RecordOptions,
     observe: Observe = lambda name, value: None,
+    busy: bool = False,
 ) -> Draft:
     """Writes one shard under a temporary name; gives what it holds, and a reject for all that is not in it.
 
     The same images, in the same order, give the same bytes, so whoever else writes this shard at the same time does no harm.
-    `observe` is told how many milliseconds each image took to read and to encode. Raises where storage fails.
+    `observe` is told how many milliseconds each image took to read and to encode; `busy` is as for `load_images`. Raises where
+    storage fails.
     """
     split, index = key
     name = plan.file_name(split, index)
@@ -258,25 +290,30 @@ def draft_shard(
     rejects: list[Reject] = []
     fingerprint = Fingerprint(name, options)
 
-    with closing(load_images(images, folder, options)) as loading, storage.open_write(temporary) as file:
+    with closing(load_images(images, folder, options, busy)) as loading, storage.open_write(temporary) as file:
         writer, done = RecordWriter(file), progress.Count(progress.IMAGES_DONE)
-        for image, (checked, digest, read_seconds) in loading:
+        for some in together(loading):
             began = time.perf_counter()
-            done.advance()
-            fingerprint.add(image, labels, digest)
-            record: bytes | Problem
-            if isinstance(checked, Problem):
-                record = checked
-            else:
-                masks = run_lengths.masks_of(image.instances, checked.height, checked.width)
-                record = build_record(image, checked, masks, labels, options.encoding, options.max_record_bytes)
-            if isinstance(record, Problem):
-                rejects += reject_image(image, record)
-            elif isinstance(checked, CheckedImage):
-                tally.add(image, checked, masks, writer.bytes)
-                writer.write(record)
-            observe(counters.READ_MS, 1000 * read_seconds)
-            observe(counters.ENCODE_MS, 1000 * (time.perf_counter() - began))
+            readable = [(image, checked) for image, (checked, _, _) in some if isinstance(checked, CheckedImage)]
+            sizes = [(image.instances, checked.height, checked.width) for image, checked in readable]
+            masks_of = iter(encode_masks(sizes, options.encoding))
+            for image, (checked, digest, read_seconds) in some:
+                done.advance()
+                fingerprint.add(image, labels, digest)
+                record: bytes | Problem
+                if isinstance(checked, Problem):
+                    record = checked
+                else:
+                    masks = next(masks_of)
+                    record = build_record(image, checked, masks, labels, options.max_record_bytes)
+                if isinstance(record, Problem):
+                    rejects += reject_image(image, record)
+                elif isinstance(checked, CheckedImage):
+                    tally.add(image, checked, masks.runs, writer.bytes)
+                    writer.write(record)
+                observe(counters.READ_MS, 1000 * read_seconds)
+            for _ in some:
+                observe(counters.ENCODE_MS, 1000 * (time.perf_counter() - began) / len(some))
         done.write()
     statistics = tally.statistics()
     summary = ShardSummary(
@@ -304,12 +341,14 @@ class _WriteShard(beam.DoFn):  # type: ignore[misc]
 
     PUBLISHING = 4  # at most, so that only so many are lost with a worker
 
-    def __init__(self, output: str, folder: ImageFolder, options: RecordOptions, claim: Claim | None, resume: bool) -> None:
-        self.output, self.folder, self.options, self.resume = output, folder, options, resume
+    def __init__(
+        self, output: str, folder: ImageFolder, options: RecordOptions, claim: Claim | None, resume: bool, busy: bool = False
+    ) -> None:
+        self.output, self.folder, self.options, self.resume, self.busy = output, folder, options, resume, busy
         self.claim = claim or Claim(output)
 
     def setup(self) -> None:
-        garbage.look_rarely()
+        memory.tune()
         lift_cap_of_pillow()
         self.publisher = ThreadPoolExecutor(self.PUBLISHING)
 
@@ -330,7 +369,7 @@ class _WriteShard(beam.DoFn):  # type: ignore[misc]
             progress.advance(progress.IMAGES_DONE, len(images))
             yield from self._found(state)
             return
-        draft = draft_shard(self.claim, key, plan, *inputs, self._observe)
+        draft = draft_shard(self.claim, key, plan, *inputs, self._observe, self.busy)
         self.published.append(self.publisher.submit(publish_shard, self.claim, draft))
         if len(self.published) > self.PUBLISHING:
             yield from self._written(self.published.popleft())
@@ -374,7 +413,7 @@ class Written(NamedTuple):
 class WriteShards(beam.PTransform):  # type: ignore[misc]
     """((split, shard index), packed images) → shard files in `output`, a ShardSummary and statistics for each, and rejects.
 
-    With a `claim` on the output, states for `resume` are kept there.
+    With a `claim` on the output, states for `resume` are kept there. `busy` is as for `load_images`.
     """
 
     output: str
@@ -384,6 +423,7 @@ class WriteShards(beam.PTransform):  # type: ignore[misc]
     options: RecordOptions = RecordOptions()
     claim: Claim | None = None
     resume: bool = False
+    busy: bool = False
 
     def __post_init__(self) -> None:
         if self.options.encoding not in get_args(MaskEncoding):
@@ -391,7 +431,7 @@ class WriteShards(beam.PTransform):  # type: ignore[misc]
 
     def expand(self, shards: beam.PCollection[tuple[ShardKey, Iterable[bytes]]]) -> Written:
         folder = ImageFolder(self.images, self.options.max_record_bytes)
-        write = _WriteShard(self.output, folder, self.options, self.claim, self.resume)
+        write = _WriteShard(self.output, folder, self.options, self.claim, self.resume, self.busy)
         out = shards | (
             beam.ParDo(write, self.plan, self.categories)
             .with_output_types(ShardSummary, statistics=DatasetStatistics, rejects=Reject)

@@ -161,7 +161,7 @@ def kill_a_worker(parent: int, output: Path) -> bool:
     return False
 
 
-WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+WORKERS = ("--workers=2",)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

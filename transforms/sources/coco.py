@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from transforms import counters, garbage, progress, storage
+from transforms import counters, memory, progress, storage
 from transforms.batches import BatchWriter, Packer, read_batch
 from transforms.images import lift_cap_of_pillow
 from transforms.records import (
@@ -131,7 +131,7 @@ class ParseBlocks(beam.DoFn):  # type: ignore[misc]
         self.ids: Packer[Bucket, IdPair] = Packer(self.writer, pack_id_pairs)
 
     def setup(self) -> None:
-        garbage.look_rarely()
+        memory.tune()
         lift_cap_of_pillow()
         self.pool = ThreadPoolExecutor(BLOCKS_AHEAD)
 

@@ -18,7 +18,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import AsList
 
-from transforms import counters, garbage, progress, storage
+from transforms import counters, memory, progress, storage
 from transforms.ahead import ahead
 from transforms.batches import BatchWriter, Packer
 from transforms.images import lift_cap_of_pillow
@@ -100,7 +100,7 @@ class ParsePieces(beam.DoFn):  # type: ignore[misc]
         self.images: Packer[int, SourceImage] = Packer(self.writer, pack_source_images)
 
     def setup(self) -> None:
-        garbage.look_rarely()
+        memory.tune()
         forget()
         lift_cap_of_pillow()
 
