@@ -50,8 +50,8 @@ LOCAL_RUNNER = "FnApiRunner"
 """Beam's `DirectRunner` tries to download another engine, and so runs different ones on different machines."""
 
 
-WORTH_A_PROCESS = 12 << 20
-"""Bytes of annotations for each process: of less, its start takes longer than what it spares."""
+WORTH_A_FORK, WORTH_A_PROCESS = 3 << 20, 12 << 20
+"""Bytes of annotations for each process: of less, its start takes longer than what it spares. Two that are forked take 0.3 s."""
 INPUTS_AND_OUTPUT = ("annotations", "images", "masks", "output")
 """Options that are paths which are looked at before anything else."""
 
@@ -194,7 +194,8 @@ def use_processes(options: RunOptions, beam_options: PipelineOptions, annotation
         if options.workers not in ("auto", "1"):
             raise InputError("--profile looks at one process: leave --workers out")
         return
-    count = min(processors(), annotation_bytes // WORTH_A_PROCESS) if options.workers == "auto" else int(options.workers)
+    worth = WORTH_A_FORK if forked else WORTH_A_PROCESS
+    count = min(processors(), annotation_bytes // worth) if options.workers == "auto" else int(options.workers)
     if count > 1:
         direct.direct_num_workers = count
         if not forked:
@@ -285,8 +286,10 @@ def _runner(name: str, options: PipelineOptions, start_worker: str | None) -> Pi
     told = dict_to_struct({key: str(value) if type(value) is int else value for key, value in given})
     provision = ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=told))
     direct = options.view_as(DirectOptions)
-    forked = start_worker and direct.direct_num_workers > 1 and direct.direct_running_mode == "in_memory"
-    return FnApiRunner(SubprocessSDKEnvironment.from_command_string(start_worker) if forked else None, provision_info=provision)
+    if not start_worker or direct.direct_num_workers == 1 or direct.direct_running_mode != "in_memory":
+        return FnApiRunner(provision_info=provision)
+    logging.getLogger(FnApiRunner.__module__).addFilter(lambda record: "direct_running_mode" not in record.msg)  # as it wants one
+    return FnApiRunner(SubprocessSDKEnvironment.from_command_string(start_worker), provision_info=provision)
 
 
 def _counted(result: Any, name: str) -> int:

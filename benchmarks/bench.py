@@ -37,7 +37,8 @@ dataset = datumaro.Dataset.import_from(sys.argv[1], "coco")
 dataset.transform("polygons_to_masks")
 dataset.export(sys.argv[2], "tf_detection_api", save_masks=True, save_media=True)
 """
-SAMPLE_SECONDS = 0.2
+SAMPLE_SECONDS, SAMPLE_SHARE = 0.2, 0.02
+"""How often memory is looked at, and for how much of the time at most: to look takes 0.05 s, in which a process waits."""
 
 
 class Cost(NamedTuple):
@@ -81,12 +82,15 @@ def cost_of(command: list[str]) -> Cost:
     began, peak = time.monotonic(), 0
     with tempfile.TemporaryFile() as said:
         process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+        pause = SAMPLE_SECONDS
         while True:
             try:
-                process.wait(SAMPLE_SECONDS)
+                process.wait(pause)
                 break
             except psutil.TimeoutExpired:
+                looked = time.monotonic()
                 peak = max(peak, sum(held(process)))
+                pause = max(SAMPLE_SECONDS, (time.monotonic() - looked) / SAMPLE_SHARE)
         wall = time.monotonic() - began
         if process.returncode:
             said.seek(0)

@@ -21,7 +21,7 @@ from storage_server import files_below, published
 
 from beam_pipeline.dataflow import LostSightError
 from beam_pipeline.options import RunOptions
-from beam_pipeline.run import WORTH_A_PROCESS, run, use_processes
+from beam_pipeline.run import WORTH_A_FORK, WORTH_A_PROCESS, run, use_processes
 from transforms.records import InputError
 
 THREE_THREADS = ("--direct_running_mode=multi_threading", "--direct_num_workers=3")
@@ -175,9 +175,9 @@ def test_the_number_of_processes_follows_the_size_of_the_job(monkeypatch: pytest
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(4)), raising=False)
     paths: dict[str, Any] = {"annotations": "a.json", "images": "a", "output": "b"}
 
-    def found(size: int, workers: str = "auto", *flags: str) -> tuple[int, str]:
+    def found(size: int, workers: str = "auto", *flags: str, forked: bool = False) -> tuple[int, str]:
         beam_options = PipelineOptions(list(flags))
-        use_processes(RunOptions(**paths, workers=workers), beam_options, size, forked=False)
+        use_processes(RunOptions(**paths, workers=workers), beam_options, size, forked)
         direct = beam_options.view_as(DirectOptions)
         return direct.direct_num_workers, direct.direct_running_mode
 
@@ -186,6 +186,9 @@ def test_the_number_of_processes_follows_the_size_of_the_job(monkeypatch: pytest
     assert found(2 * WORTH_A_PROCESS) == (2, there)
     assert found(1 << 40) == (4, there)
     assert found(0, "7") == (7, there)
+    assert found(2 * WORTH_A_FORK - 1, forked=True) == (1, here)
+    assert found(2 * WORTH_A_FORK, forked=True) == (2, here)
+    assert found(0, "7", forked=True) == (7, here)
     assert found(1 << 40, "auto", "--direct_num_workers=3") == (3, here)
     with pytest.raises(InputError, match="--workers stands for --direct_num_workers"):
         found(0, "2", "--direct_running_mode=multi_threading")
