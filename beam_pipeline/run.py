@@ -176,7 +176,7 @@ def processors() -> int:
 
 def may_use_processes(options: RunOptions) -> bool:
     """Whether a job on this machine may come to have several processes."""
-    return options.workers != "1" and not options.profile
+    return not options.profile and options.workers != "1" and (options.workers != "auto" or processors() > 1)
 
 
 def use_processes(options: RunOptions, beam_options: PipelineOptions, annotation_bytes: int, forked: bool) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import select
 import shlex
@@ -71,7 +72,9 @@ def _fork_workers(listener: socket.socket, job_ends: int) -> None:
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        import apache_beam.runners.worker.sdk_worker_main  # noqa: F401  # before the first fork
+        import apache_beam.runners.worker.sdk_worker_main
+
+        import beam_pipeline.report  # noqa: F401  # what a worker will need in the end; the job is still being built
 
         gc.freeze()  # or each worker would copy the memory of all objects, to note that it has looked at them
         while job_ends not in select.select([listener.fileno(), job_ends], [], [])[0]:
@@ -100,6 +103,7 @@ def _work(connection: socket.socket) -> None:
         with connection.makefile("rb") as told:
             os.environ.clear()
             os.environ.update(json.load(told))
+        logging.getLogger().handlers.clear()  # a worker tells the job, which says it
         sdk_worker_main.main([])
         failed = False
     except BaseException:

@@ -853,6 +853,9 @@ def test_find_files_counts_the_buckets_of_all_files_together(two_files: str) -> 
     assert list(coco.find_files(two_files)) == [(str(folder / "one.json"), 1), (str(folder / "two.json"), 1)]
     with mock.patch.object(coco, "BUCKET_BYTES", 100):
         assert next(coco.find_files(two_files)) == (str(folder / "one.json"), total // 100)
+    for size, buckets in ((total - 1, 1), (total // 2, 2), (total // 31, 31), (total // 33, 32), (1, 32)):  # of few, more
+        with mock.patch.object(coco, "SMALL_BUCKET_BYTES", size):
+            assert next(coco.find_files(two_files)) == (str(folder / "one.json"), buckets)
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_noticed(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from beam_pipeline.worker_processes import forked_workers
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Beam starts its workers by itself")
 
 JOB = """\
-import json, os, resource, signal, subprocess, sys, time
+import json, logging, os, resource, signal, subprocess, sys, time
 from apache_beam.runners.worker import sdk_worker_main
 from beam_pipeline.worker_processes import forked_workers
 
@@ -30,6 +30,7 @@ def work(_):
     exec(os.environ["WORK"])
 
 sdk_worker_main.main = work
+logging.basicConfig()
 with forked_workers() as command:
     for program in sys.argv[1:]:
         worker = subprocess.Popen(command, shell=True, env={"TOLD": "ü " + program, "WORK": program})
@@ -60,6 +61,10 @@ def test_a_worker_says_how_it_ends() -> None:
     (_, raised, _, killed, _), said = job("raise ValueError('no good')", "os.kill(os.getpid(), signal.SIGKILL)")
     assert (raised, killed) == (1, 1)
     assert "ValueError: no good" in said
+
+
+def test_what_a_worker_logs_is_for_the_job_to_say() -> None:
+    assert job("logging.getLogger().error('twice')")[1] == "twice\n"  # as Python does without handlers
 
 
 def test_a_worker_does_not_outlive_its_job() -> None:

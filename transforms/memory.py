@@ -7,7 +7,7 @@ import gc
 
 _NEW_OBJECTS = 50_000
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
-_KEPT, _LARGEST = 64 << 20, 32 << 20
+_KEPT, _LARGEST = 16 << 20, 8 << 20
 
 
 def tune() -> None:

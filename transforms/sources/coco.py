@@ -3,7 +3,7 @@
 FindFiles ──▶ CutBlocks ──▶ ParseBlocks ──▶ (bucket, images and annotations) ──GroupByKey──▶ Meet ──▶ AnnotatedImage
 
 A file is cut into blocks that are parsed in parallel; several files are cut at the same time. Images and annotations meet
-by image id in a grouping: they are packed by a hash bucket of the id, some 8 MB of JSON a bucket, so that few, larger
+by image id in a grouping: they are packed by a hash bucket of the id, 1 to 8 MB of JSON a bucket, so that few, larger
 elements travel and no worker ever holds more than a bucket. Annotation ids are looked through for duplicates in a grouping
 of their own, as bare numbers.
 """
@@ -56,6 +56,8 @@ from transforms.sources.json_blocks import cut_blocks
 
 LISTS = frozenset({"images", "annotations", "categories"})
 BUCKET_BYTES = 8 << 20  # of JSON
+FEW_BUCKETS, SMALL_BUCKET_BYTES = 32, 1 << 20
+"""Of a file that would have fewer buckets, they are smaller: of seven, one of two workers had four, and the other waited."""
 BLOCKS_AHEAD = 8  # of 1 MB; a bucket far away takes 50 ms and more for each
 ID_SHARE = 32
 """The buckets for ids are so many times fewer: a pair of ids takes that much less than its annotation."""
@@ -76,7 +78,8 @@ class FileBlock(NamedTuple):
 def find_files(pattern: str) -> Iterator[tuple[str, int]]:
     """The files that a pattern matches, each with the number of buckets for all of them together."""
     files = find_annotations(pattern)
-    buckets = max(1, sum(file.bytes for file in files) // BUCKET_BYTES)
+    size = sum(file.bytes for file in files)
+    buckets = max(1, size // BUCKET_BYTES, min(FEW_BUCKETS, size // SMALL_BUCKET_BYTES))
     for file in files:
         log_found(file)
         yield file.path, buckets
