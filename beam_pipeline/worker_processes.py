@@ -9,6 +9,7 @@ worker. A worker ends at once, too, where Python would take most of a second to 
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import logging
 import os
@@ -72,9 +73,8 @@ def _fork_workers(listener: socket.socket, job_ends: int) -> None:
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        import apache_beam.runners.worker.sdk_worker_main
-
-        import beam_pipeline.report  # noqa: F401  # what a worker will need in the end; the job is still being built
+        importlib.import_module("apache_beam.runners.worker.sdk_worker_main")
+        importlib.import_module("beam_pipeline.report")  # what a worker will need in the end; the job is still being built
 
         gc.freeze()  # or each worker would copy the memory of all objects, to note that it has looked at them
         while job_ends not in select.select([listener.fileno(), job_ends], [], [])[0]:
