@@ -24,14 +24,15 @@ from make_data import AS_COCO, make
 from PIL import Image
 from pycocotools import mask as cocomask
 
-from transforms import run_lengths
+from transforms import memory, run_lengths
 from transforms.batches import BatchWriter, read_batch
 from transforms.columns import pack_images, unpack_images
-from transforms.encode import dense_masks, png_masks
+from transforms.encode import EncodedMasks, dense_masks, encode_masks, png_masks
 from transforms.examples import LabelMap, build_record
 from transforms.images import check_image
 from transforms.rasterize import rasterize, rasterize_image
 from transforms.records import AnnotatedImage, Category, Instance
+from transforms.shards import IMAGES_TOGETHER
 from transforms.sources.coco_json import MAX_PIXELS, parse_annotations, split_block
 from transforms.sources.json_blocks import cut_blocks
 from transforms.tfrecord import RecordWriter, masked_crc
@@ -77,10 +78,9 @@ def cocos(entry: dict[str, Any]) -> Any:
     return cocomask.decode(cocomask.merge(cocomask.frPyObjects(entry["segmentation"], HEIGHT, WIDTH)))
 
 
-def to_pngs(instances: list[Instance]) -> list[bytes]:
+def to_pngs(images: list[list[Instance]]) -> list[EncodedMasks]:
     """Masks of polygons as PNGs by us."""
-    drawn = [rasterize(one, HEIGHT, WIDTH) for one in instances]
-    return png_masks(run_lengths.masks_of(drawn, HEIGHT, WIDTH), HEIGHT, WIDTH, "png")
+    return encode_masks([([rasterize(one, HEIGHT, WIDTH) for one in some], HEIGHT, WIDTH) for some in images], "png")
 
 
 def example(image: AnnotatedImage, data: bytes, masks: list[Any]) -> bytes:
@@ -170,11 +170,12 @@ def parts(folder: Path) -> Iterator[Part]:
         "a copy in memory",
         lambda: bytearray(batch),
     )
+    together = [drawn[first : first + IMAGES_TOGETHER] for first in range(0, len(drawn), IMAGES_TOGETHER)]
     yield Part(
         "run lengths from COCO's text",
         "image",
         len(drawn),
-        lambda: [run_lengths.masks_of(image.instances, HEIGHT, WIDTH) for image in drawn],
+        lambda: [run_lengths.masks_of([(image.instances, HEIGHT, WIDTH) for image in some]) for some in together],
         "pycocotools, to pixels",
         lambda: [
             cocomask.decode([{"size": [HEIGHT, WIDTH], "counts": one.shape.counts} for one in image.instances]) for image in drawn
@@ -182,28 +183,32 @@ def parts(folder: Path) -> Iterator[Part]:
         "a copy in memory",
         lambda: bytearray(b"".join(one.shape.counts for image in drawn for one in image.instances)),
     )
-    runs = [run_lengths.masks_of(image.instances, HEIGHT, WIDTH) for image in drawn]
+    runs = run_lengths.masks_of([(image.instances, HEIGHT, WIDTH) for image in drawn])
+    of_several = [
+        [mask for masks in runs[first : first + IMAGES_TOGETHER] for mask in masks]
+        for first in range(0, len(runs), IMAGES_TOGETHER)
+    ]
     masks = [cocos(one) for one in entries]
     pngs = [saved(mask) for mask in masks]
     for encoding, name in (("png", "8-bit PNG"), ("png1", "1-bit PNG")):
         how = masks if encoding == "png" else [mask.astype(bool) for mask in masks]
-        ours = sum(len(one) for some in runs for one in png_masks(some, HEIGHT, WIDTH, encoding))
+        ours = sum(len(one) for some in of_several for one in png_masks(some, HEIGHT, WIDTH, encoding))
         yield Part(
             f"{name} of a mask, {ours / sum(map(len, pngs)):.2f} of the bytes of Pillow's 8-bit",
             "mask",
             count,
-            lambda encoding=encoding: [png_masks(some, HEIGHT, WIDTH, encoding) for some in runs],
+            lambda encoding=encoding: [png_masks(some, HEIGHT, WIDTH, encoding) for some in of_several],
             "Pillow, its default",
             lambda how=how: [saved(mask) for mask in how],
             "zlib at level 1 alone",
             lambda how=how: [zlib.compress(mask.tobytes(), 1) for mask in how],
         )
-    several = grouped[:30]
+    several = grouped[: 2 * IMAGES_TOGETHER]
     yield Part(
-        "polygons to PNGs, an image's together",
+        f"polygons to PNGs, those of {IMAGES_TOGETHER} images together",
         "mask",
         INSTANCES * len(several),
-        lambda: [to_pngs(some) for some in several],
+        lambda: [to_pngs(some) for some in (several[:IMAGES_TOGETHER], several[IMAGES_TOGETHER:])],
         "pycocotools and Pillow",
         lambda: [saved(cocos(one)) for one in entries[: INSTANCES * len(several)]],
         "all pixels written once",
@@ -213,7 +218,7 @@ def parts(folder: Path) -> Iterator[Part]:
         "one polygon to its PNG, all alone",
         "mask",
         200,
-        lambda: [to_pngs([one]) for one in instances[:200]],
+        lambda: [to_pngs([[one]]) for one in instances[:200]],
         "pycocotools and Pillow",
         lambda: [saved(cocos(one)) for one in entries[:200]],
         "all pixels written once",
@@ -232,12 +237,13 @@ def parts(folder: Path) -> Iterator[Part]:
         "libjpeg-turbo at 1/8",
         lambda: [eighth(data) for data in files],
     )
-    some = list(zip(drawn, checked, runs, range(0, count, INSTANCES), strict=True))
+    encoded = encode_masks([(image.instances, HEIGHT, WIDTH) for image in drawn], "png")
+    some = list(zip(drawn, checked, encoded, range(0, count, INSTANCES), strict=True))
     yield Part(
-        "record with PNG masks, those encoded",
+        "record with PNG masks, those there",
         "image",
         IMAGES,
-        lambda: [build_record(image, data, each, labels, "png", MOST_BYTES) for image, data, each, _ in some],
+        lambda: [build_record(image, data, each, labels, MOST_BYTES) for image, data, each, _ in some],
         "tf.train.Example, with PNGs that are there",
         lambda: [example(image, data.data, pngs[first : first + INSTANCES]) for image, data, _, first in some],
         "a copy in memory",
@@ -249,15 +255,19 @@ def parts(folder: Path) -> Iterator[Part]:
         "record with dense masks",
         "image",
         len(few),
-        lambda: [build_record(image, data, each, labels, "dense", MOST_BYTES) for image, data, each, _ in few],
+        lambda: [build_record(image, data, EncodedMasks(each.runs, None), labels, MOST_BYTES) for image, data, each, _ in few],
         "tf.train.Example through .tolist()",
         lambda: [
             example(image, data.data, mask.flatten().tolist()) for (image, data, _, _), mask in zip(few, stacked, strict=True)
         ],
         "dense masks written once",
-        lambda: [dense_masks(each, HEIGHT, WIDTH) for _, _, each, _ in few],
+        lambda: [dense_masks(each.runs, HEIGHT, WIDTH) for _, _, each, _ in few],
     )
-    records = [build_record(image, data, each, labels, "png", MOST_BYTES) for image, data, each, _ in some]
+    records = [
+        record
+        for image, data, each, _ in some
+        if isinstance(record := build_record(image, data, each, labels, MOST_BYTES), bytes)
+    ]
     yield Part(
         "checksums, and the record into memory",
         "MB",
@@ -290,6 +300,7 @@ def speed(part: Part, seconds: float) -> str:
 
 
 def main() -> None:
+    memory.tune()  # as a worker does
     assert google_crc32c.implementation == "c"
     print(f"one thread, Python {sys.version.split()[0]}; images of {WIDTH}×{HEIGHT} with {INSTANCES} instances\n")
     print("| part, of | maskbeam | the best library for it | so many times as fast | the limit |\n|---|---|---|---|---|")
