@@ -29,8 +29,9 @@ from beam_pipeline.interrupts import TO_DELETE
 
 _HAND_ON = """\
 import json, os, socket, sys
+os.chdir(sys.argv[1])
 worker = socket.socket(socket.AF_UNIX)
-worker.connect(sys.argv[1])
+worker.connect("workers")
 worker.sendall(json.dumps(dict(os.environ)).encode())
 worker.shutdown(socket.SHUT_WR)
 sys.exit(worker.recv(1) != b"0")
@@ -46,10 +47,11 @@ def forked_workers() -> Iterator[str | None]:
         return
     folder = tempfile.mkdtemp(prefix="maskbeam-")  # nobody else may look into it
     TO_DELETE.add(folder)
-    path = os.path.join(folder, "workers")
     job_ends, job_lives = os.pipe()
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
+        inside = os.open(folder, os.O_RDONLY)
+        listener.bind(f"/proc/self/fd/{inside}/workers")  # a socket's path has a hundred letters at most
+        os.close(inside)
         listener.listen()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -59,7 +61,7 @@ def forked_workers() -> Iterator[str | None]:
             _fork_workers(listener, job_ends)
     os.close(job_ends)
     try:
-        yield shlex.join([sys.executable, "-I", "-S", "-c", _HAND_ON, path])
+        yield shlex.join([sys.executable, "-I", "-S", "-c", _HAND_ON, folder])
     finally:
         os.close(job_lives)
         os.waitpid(process, 0)
@@ -71,11 +73,10 @@ def _fork_workers(listener: socket.socket, job_ends: int) -> None:
     """Forks a worker for each connection, until nobody holds the other end of `job_ends`; then ends what is left of them."""
     workers: list[int] = []
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # which is for the job to handle
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         importlib.import_module("apache_beam.runners.worker.sdk_worker_main")
         importlib.import_module("beam_pipeline.report")  # what a worker will need in the end; the job is still being built
-
         gc.freeze()  # or each worker would copy the memory of all objects, to note that it has looked at them
         while job_ends not in select.select([listener.fileno(), job_ends], [], [])[0]:
             connection = listener.accept()[0]
@@ -100,6 +101,7 @@ def _work(connection: socket.socket) -> None:
 
     failed = True
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with connection.makefile("rb") as told:
             os.environ.clear()
             os.environ.update(json.load(told))

@@ -57,6 +57,15 @@ def test_a_worker_has_the_environment_that_it_is_started_with_and_no_other() -> 
     assert said == ""
 
 
+def test_the_folder_for_temporary_files_may_have_a_long_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / ("x" * 120)
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    (_, ended, _), said = job("pass")
+    assert (ended, said) == (0, "")
+    assert list(folder.iterdir()) == []
+
+
 def test_a_worker_says_how_it_ends() -> None:
     (_, raised, _, killed, _), said = job("raise ValueError('no good')", "os.kill(os.getpid(), signal.SIGKILL)")
     assert (raised, killed) == (1, 1)
