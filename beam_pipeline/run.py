@@ -50,7 +50,7 @@ LOCAL_RUNNER = "FnApiRunner"
 """Beam's `DirectRunner` tries to download another engine, and so runs different ones on different machines."""
 
 
-WORTH_A_FORK, WORTH_A_PROCESS = 3 << 20, 12 << 20
+WORTH_A_FORK, WORTH_A_PROCESS = 2 << 20, 12 << 20
 """Bytes of annotations for each process: of less, its start takes longer than what it spares. Two that are forked take 0.3 s."""
 INPUTS_AND_OUTPUT = ("annotations", "images", "masks", "output")
 """Options that are paths which are looked at before anything else."""
