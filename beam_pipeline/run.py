@@ -288,7 +288,7 @@ def _runner(name: str, options: PipelineOptions, start_worker: str | None) -> Pi
     direct = options.view_as(DirectOptions)
     if not start_worker or direct.direct_num_workers == 1 or direct.direct_running_mode != "in_memory":
         return FnApiRunner(provision_info=provision)
-    logging.getLogger(FnApiRunner.__module__).addFilter(lambda record: "direct_running_mode" not in str(record.msg))  # it wants one
+    logging.getLogger(FnApiRunner.__module__).addFilter(lambda record: "direct_running_mode" not in str(record.msg))  # wants one
     return FnApiRunner(SubprocessSDKEnvironment.from_command_string(start_worker), provision_info=provision)
 
 
