@@ -690,7 +690,7 @@ if spoil == "connect":
     except OSError:
         pass
 run(RunOptions(annotations=f"{folder}/annotations.json", images=f"{folder}/images", output=f"{folder}/records",
-               max_reject_fraction=1.0), [])
+               workers="1", max_reject_fraction=1.0), [])  # all of it here, where it is seen
 print(json.dumps(seen))
 """
 NAMES = (

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -27,6 +28,7 @@ from beam_pipeline.worker_processes import forked_workers
 
 def work(_):
     print(json.dumps([os.getpid(), "HOME" in os.environ, os.environ["TOLD"]]), flush=True)
+    open("started", "w").close()
     exec(os.environ["WORK"])
 
 sdk_worker_main.main = work
@@ -35,7 +37,8 @@ with forked_workers() as command:
     for program in sys.argv[1:]:
         worker = subprocess.Popen(command, shell=True, env={"TOLD": "ü " + program, "WORK": program})
         if "sleep" in program:
-            time.sleep(1)
+            while not os.path.exists("started"):
+                time.sleep(0.01)
         else:
             print(worker.wait(), flush=True)
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -45,7 +48,9 @@ print(used.ru_utime + used.ru_stime)
 
 def job(*programs: str) -> tuple[list[Any], str]:
     """What workers with such programs print, each with its status, then the seconds of the processor; and standard error."""
-    done = subprocess.run([sys.executable, "-c", JOB, *programs], capture_output=True, text=True, check=True, timeout=60)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", JOB, *programs]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, cwd=folder)
     return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
 
@@ -60,6 +65,7 @@ def test_a_worker_has_the_environment_that_it_is_started_with_and_no_other() -> 
 def test_the_folder_for_temporary_files_may_have_a_long_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / ("x" * 120)
     folder.mkdir()
+    tempfile.gettempdir()  # which this process goes on to use
     monkeypatch.setenv("TMPDIR", str(folder))
     (_, ended, _), said = job("pass")
     assert (ended, said) == (0, "")
