@@ -245,8 +245,7 @@ def export_command(output: str, folder: str, splits: str | None, images: bool) -
     for split, count in counts.items():
         without = f" ({count.without_mask:,} of them without a mask)" if count.without_mask else ""
         file = storage.join(folder, ANNOTATIONS, _file_of(split))
-        images_and = f"{some(count.images, 'image')}"
-        print(f"{file}: {images_and}, {some(count.annotations, 'annotation')}{without}")
+        print(f"{file}: {some(count.images, 'image')}, {some(count.annotations, 'annotation')}{without}")
     if images:
         print(f"their images are in {storage.join(folder, 'SPLIT')}: file names are relative to it")
     return 0

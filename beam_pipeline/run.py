@@ -179,8 +179,8 @@ def may_use_processes(options: RunOptions) -> bool:
     return not options.profile and options.workers != "1" and (options.workers != "auto" or processors() > 1)
 
 
-def use_processes(options: RunOptions, beam_options: PipelineOptions, annotation_bytes: int, forked: bool) -> None:
-    """Tells Beam how many processes a job on this machine has, and unless they are `forked` by us, to start them.
+def use_processes(options: RunOptions, beam_options: PipelineOptions, annotation_bytes: int, forked: bool) -> bool:
+    """Tells Beam how many processes a job on this machine has; gives whether they are to be forked, as they can be if `forked`.
 
     Raises `InputError` where options contradict each other.
     """
@@ -189,17 +189,19 @@ def use_processes(options: RunOptions, beam_options: PipelineOptions, annotation
     if {"direct_num_workers", "direct_running_mode"} & given.keys():
         if options.workers != "auto":
             raise InputError("--workers stands for --direct_num_workers and --direct_running_mode: give it alone")
-        return
+        return False
     if options.profile:
         if options.workers not in ("auto", "1"):
             raise InputError("--profile looks at one process: leave --workers out")
-        return
+        return False
     worth = WORTH_A_FORK if forked else WORTH_A_PROCESS
     count = min(processors(), annotation_bytes // worth) if options.workers == "auto" else int(options.workers)
-    if count > 1:
-        direct.direct_num_workers = count
-        if not forked:
-            direct.direct_running_mode = "multi_processing"
+    if count < 2:
+        return False
+    direct.direct_num_workers = count
+    if not forked:
+        direct.direct_running_mode = "multi_processing"
+    return forked
 
 
 class Outcome(NamedTuple):
@@ -239,7 +241,8 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome | None:
             options = recognised(options, terminal)
         annotation_bytes = check_inputs(options)
         if local:
-            use_processes(options, pipeline_options, annotation_bytes, forked=start_worker is not None)
+            if not use_processes(options, pipeline_options, annotation_bytes, forked=start_worker is not None):
+                start_worker = None
         else:
             for name, given in {"workers": options.workers != "auto", "profile": options.profile}.items():
                 if given:
@@ -278,15 +281,14 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome | None:
 def _runner(name: str, options: PipelineOptions, start_worker: str | None) -> PipelineRunner | str:
     """The runner of a name. Beam's own, on this machine, would tell workers in processes of their own nothing of the options.
 
-    Where it has several, but no mode of running them, they are started by the command `start_worker`.
+    With a command `start_worker`, it starts each of them by that.
     """
     if name != LOCAL_RUNNER:
         return name
     given = options.get_all_options(drop_default=True).items()
     told = dict_to_struct({key: str(value) if type(value) is int else value for key, value in given})
     provision = ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=told))
-    direct = options.view_as(DirectOptions)
-    if not start_worker or direct.direct_num_workers == 1 or direct.direct_running_mode != "in_memory":
+    if not start_worker:
         return FnApiRunner(provision_info=provision)
     logging.getLogger(FnApiRunner.__module__).addFilter(lambda record: "direct_running_mode" not in str(record.msg))  # wants one
     return FnApiRunner(SubprocessSDKEnvironment.from_command_string(start_worker), provision_info=provision)

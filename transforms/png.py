@@ -355,11 +355,12 @@ def encode_masks(masks: Sequence[Runs], height: int, width: int, *, one_bit: boo
     tail = _chunk(b"IEND", b"")
     files = []
     for some in slices([len(mask) for mask in masks], _RUNS_AT_ONCE):
-        starts, stops = row_spans(masks[some], height, width)
+        part = masks[some]
+        starts, stops = row_spans(part, height, width)
         if one_bit:
-            runs = _bit_rows(starts, stops, len(masks[some]), height, width)
+            runs = _bit_rows(starts, stops, len(part), height, width)
         else:
-            runs = _grey_rows(starts, stops, len(masks[some]), height * (width + 1))
-        streams = _deflate(runs, len(masks[some]), _mask_coder(one_bit))
+            runs = _grey_rows(starts, stops, len(part), height * (width + 1))
+        streams = _deflate(runs, len(part), _mask_coder(one_bit))
         files += [head + _chunk(b"IDAT", stream) + tail for stream in streams]
     return files
