@@ -13,6 +13,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ from transforms.columns import pack_images, unpack_images
 from transforms.encode import EncodedMasks, dense_masks, encode_masks, png_masks
 from transforms.examples import LabelMap, build_record
 from transforms.images import check_image
-from transforms.rasterize import rasterize, rasterize_image
+from transforms.rasterize import rasterize, rasterize_images
 from transforms.records import AnnotatedImage, Category, Instance
 from transforms.shards import IMAGES_TOGETHER
 from transforms.sources.coco_json import MAX_PIXELS, parse_annotations, split_block
@@ -80,7 +81,8 @@ def cocos(entry: dict[str, Any]) -> Any:
 
 def to_pngs(images: list[list[Instance]]) -> list[EncodedMasks]:
     """Masks of polygons as PNGs by us."""
-    return encode_masks([([rasterize(one, HEIGHT, WIDTH) for one in some], HEIGHT, WIDTH) for some in images], "png")
+    drawn = iter(rasterize([(one, HEIGHT, WIDTH) for some in images for one in some]))
+    return encode_masks([(list(islice(drawn, len(some))), HEIGHT, WIDTH) for some in images], "png")
 
 
 def example(image: AnnotatedImage, data: bytes, masks: list[Any]) -> bytes:
@@ -150,7 +152,7 @@ def parts(folder: Path) -> Iterator[Part]:
         "rasterize polygons",
         "mask",
         count,
-        lambda: [rasterize(one, HEIGHT, WIDTH) for one in instances],
+        lambda: rasterize([(one, HEIGHT, WIDTH) for one in instances]),
         "pycocotools, run lengths",
         lambda: [cocomask.merge(cocomask.frPyObjects(one["segmentation"], HEIGHT, WIDTH)) for one in entries],
         "the same, for packed polygons",
@@ -158,7 +160,7 @@ def parts(folder: Path) -> Iterator[Part]:
     )
     grouped = [instances[first : first + INSTANCES] for first in range(0, count, INSTANCES)]
     images = [AnnotatedImage(number, f"{number:012d}.jpg", HEIGHT, WIDTH, tuple(some)) for number, some in enumerate(grouped, 1)]
-    drawn = [rasterize_image(image)[0] for image in images]
+    drawn = [image for image, _ in rasterize_images(images)]
     batch = BatchWriter(None).write(pack_images(drawn))
     yield Part(
         "pack for the shuffle, and unpack",

@@ -40,7 +40,7 @@ from beam_pipeline.publish import REJECT_BUCKETS, bucket_reject, clear_output, p
 from transforms import gcs
 from transforms.batches import BatchWriter
 from transforms.columns import pack_images
-from transforms.rasterize import rasterize_image
+from transforms.rasterize import rasterize_images
 from transforms.records import AnnotatedImage, Census, ReasonCode, Reject
 from transforms.sharding import PackByShard, ShardPlan, in_order
 from transforms.shards import ShardSummary
@@ -377,7 +377,7 @@ def image_lines(root: Path) -> str:
         AnnotatedImage(number, f"{number:012d}.jpg", HEIGHT, WIDTH, tuple(instances[number * INSTANCES :][:INSTANCES]))
         for number in range(few)
     ]
-    drawn = [rasterize_image(image)[0] for image in images]
+    drawn = [image for image, _ in rasterize_images(images)]
     batch = BatchWriter(None).write(pack_images(drawn))
     with measure(traced=True) as memory:
         in_order([batch])

@@ -13,8 +13,8 @@ from beam_pipeline.options import RunOptions
 from beam_pipeline.run import run
 from transforms import run_lengths
 from transforms.images import ImageFolder
-from transforms.rasterize import rasterize_image
-from transforms.records import AnnotatedImage, Instance, RunLengths, pack
+from transforms.rasterize import rasterize_images
+from transforms.records import AnnotatedImage, Instance, Reject, RunLengths, pack
 from transforms.sources import format_of
 from transforms.sources.files import cut_pieces, find_pieces, folder_of
 from transforms.sources.once import forget
@@ -59,6 +59,12 @@ def parse_text(
     forget()
     piece = Piece((path,), data.encode() if isinstance(data, str) else data)
     return list(format_of(name).parse(piece, Context(path.rpartition("/")[0], ImageFolder(images), **context)))
+
+
+def rasterize_image(image: AnnotatedImage, **how: Any) -> tuple[AnnotatedImage | None, list[Reject]]:
+    """One image alone."""
+    [found] = rasterize_images([image], **how)
+    return found
 
 
 def drawn(source: SourceImage) -> Drawn:

@@ -40,6 +40,7 @@ from transforms.records import (
     RunLengths,
     pack,
     problem,
+    split_rings,
 )
 from transforms.records import ReasonCode as Code
 from transforms.sources import coco, coco_json, json_blocks
@@ -81,7 +82,7 @@ def outcome(raw: bytes) -> str:
     found = parse_annotation(raw)
     if isinstance(found, Reject):
         return found.reason
-    drawn = rasterize(found.instance, HEIGHT, WIDTH)
+    [drawn] = rasterize([(found.instance, HEIGHT, WIDTH)])
     return drawn.code if isinstance(drawn, Problem) else "written"
 
 
@@ -299,7 +300,10 @@ def test_a_box_of_no_finite_numbers_is_none(number: float, place: int) -> None:
 def test_geometry_arrives_as_annotated() -> None:
     polygons = annotation(element(segmentation="[[0, 0, 4.25, 0, 4, 4], [1, 1, 2, 1, 2.123456789, 2]]")).shape
     assert isinstance(polygons, Polygons)
-    assert [ring.tolist() for ring in polygons.split(polygons.values())] == [[0, 0, 4.25, 0, 4, 4], [1, 1, 2, 1, 2.123456789, 2]]
+    assert [ring.tolist() for ring in split_rings([polygons], polygons.values())[0]] == [
+        [0, 0, 4.25, 0, 4, 4],
+        [1, 1, 2, 1, 2.123456789, 2],
+    ]
     runs = annotation(element(segmentation=RUNS)).shape
     assert isinstance(runs, RunLengths)
     assert (runs.height, runs.width, run_lengths.decode_counts(runs.counts).tolist()) == (4, 6, [4, 8, 12])
@@ -354,7 +358,7 @@ def test_no_annotation_raises_and_each_gives_one_part_that_can_be_packed(entry: 
     assert isinstance(found, CocoAnnotation | Reject)
     assert pack(found)
     if isinstance(found, CocoAnnotation):
-        assert isinstance(rasterize(found.instance, HEIGHT, WIDTH), Instance | Problem)
+        assert isinstance(rasterize([(found.instance, HEIGHT, WIDTH)])[0], Instance | Problem)
     else:
         assert found.reason in Code.__members__
 

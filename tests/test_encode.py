@@ -13,8 +13,8 @@ from PIL import Image
 from pycocotools import mask as cocomask
 
 from transforms import encode, run_lengths
-from transforms.rasterize import rasterize_polygons
-from transforms.records import Instance, Polygons, RunLengths
+from transforms.polygons import Drawn, draw_polygons
+from transforms.records import Instance, Polygons
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -85,10 +85,9 @@ def test_noise_is_read_back_from_all_encodings(size, count, share, seed):
 def test_polygons_are_dense_as_pycocotools_draws_them(size, points):
     (height, width), ring = size, [value for point in points for value in point]
     expected = cocomask.decode(cocomask.merge(cocomask.frPyObjects([ring], height, width)))
-    packed = Polygons.pack([ring])
-    drawn = rasterize_polygons(packed, packed.values(), height, width)
-    assume(isinstance(drawn, RunLengths))
-    dense = encode.dense_masks([run_lengths.runs_of(drawn)], height, width)
+    [drawn] = draw_polygons([(Polygons.pack([ring]), height, width)])
+    assume(isinstance(drawn, Drawn))
+    dense = encode.dense_masks([run_lengths.runs_of(drawn.mask)], height, width)
     np.testing.assert_array_equal(dense.reshape(height, width), expected)
 
 

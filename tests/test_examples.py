@@ -12,11 +12,11 @@ from drawings import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from sources import rasterize_image
 
 from transforms import encode, run_lengths
 from transforms.examples import LabelMap, build_record, encode_example
 from transforms.images import CheckedImage
-from transforms.rasterize import rasterize_image
 from transforms.records import AnnotatedImage, Category, InputError, Instance, Polygons, Problem
 from transforms.shards import RECORDS_VERSION
 

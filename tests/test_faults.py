@@ -37,13 +37,13 @@ from pictures import (
     with_orientation,
 )
 from PIL import Image
+from sources import rasterize_image
 
 from beam_pipeline.cli import main
 from beam_pipeline.options import RunOptions
 from beam_pipeline.reference import CHECKOUT
 from beam_pipeline.run import run
 from transforms import run_lengths
-from transforms.rasterize import rasterize_image
 from transforms.records import AnnotatedImage, Fix, Instance, Polygons, ReasonCode
 from transforms.tfrecord import read_records
 

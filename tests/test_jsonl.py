@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as cocomask
-from sources import by_file_name, drawn, parse_text, run_format, source_images
+from sources import by_file_name, drawn, parse_text, rasterize_image, run_format, source_images
 from test_end_to_end import read_back
 
 from beam_pipeline.reference import jsonl_schema
 from beam_pipeline.verify import verify
 from transforms import run_lengths
-from transforms.rasterize import Drops, rasterize_image
+from transforms.rasterize import Drops
 from transforms.records import Attributes, InputError, RunLengths, pack
 from transforms.sources.jsonl import FORMAT
 from transforms.sources.lines import BLOCK_BYTES, cut_lines

@@ -15,8 +15,8 @@ from PIL import Image
 from pycocotools import mask as cocomask
 
 from transforms import png, run_lengths
-from transforms.rasterize import rasterize_polygons
-from transforms.records import Polygons, RunLengths
+from transforms.polygons import Drawn, draw_polygons
+from transforms.records import Polygons
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -157,12 +157,11 @@ def test_polygons_come_out_of_the_files_as_pycocotools_draws_them(tf, size, one_
     ring = st.lists(coordinate, min_size=6, max_size=16).map(lambda values: values[: len(values) // 2 * 2])
     rings = data.draw(st.lists(ring, min_size=1, max_size=3))
     expected = cocomask.decode(cocomask.merge(cocomask.frPyObjects(rings, height, width)))
-    packed = Polygons.pack(rings)
-    drawn = rasterize_polygons(packed, packed.values(), height, width)
-    if not isinstance(drawn, RunLengths):
+    [drawn] = draw_polygons([(Polygons.pack(rings), height, width)])
+    if not isinstance(drawn, Drawn):
         assert not expected.any()
         return
-    (file,) = png.encode_masks([run_lengths.runs_of(drawn)], height, width, one_bit=one_bit)
+    (file,) = png.encode_masks([run_lengths.runs_of(drawn.mask)], height, width, one_bit=one_bit)
     assert expected.shape == (height, width)
     np.testing.assert_array_equal(by_pillow(file), expected)
     np.testing.assert_array_equal(tf.io.decode_png(file, channels=1).numpy()[:, :, 0], expected)

@@ -15,10 +15,12 @@ from drawings import draw
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
+from sources import rasterize_image
 
+from transforms import polygons as drawing
 from transforms import rasterize, run_lengths
 from transforms.rasterize import Drops, Limits
-from transforms.records import AnnotatedImage, Instance, Polygons, Reject, RunLengths
+from transforms.records import AnnotatedImage, Instance, Polygons, Reject, RunLengths, split_rings, values_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -85,12 +87,27 @@ GOLDENS = {
 }
 
 
+def rasterize_one(annotated, height, width, *how):
+    [drawn] = rasterize.rasterize([(annotated, height, width)], *how)
+    return drawn
+
+
+def draw_one(shape, height, width):
+    [drawn] = drawing.draw_polygons([(shape, height, width)])
+    return getattr(drawn, "mask", drawn)
+
+
+def crosses_itself(ring):
+    [crosses] = drawing.cross_themselves([ring])
+    return crosses
+
+
 @pytest.mark.parametrize("crowd", [0, 1])
 @pytest.mark.parametrize(("segmentation", "picture"), GOLDENS.values(), ids=GOLDENS)
 def test_every_form_gives_the_mask_drawn_by_hand(segmentation, picture, crowd):
     expected = draw(picture)
     np.testing.assert_array_equal(ann_to_mask(segmentation, *expected.shape), expected)
-    drawn = rasterize.rasterize(annotated(segmentation, crowd), *expected.shape)
+    drawn = rasterize_one(annotated(segmentation, crowd), *expected.shape)
     assert drawn.is_crowd is bool(crowd)
     assert (drawn.shape.height, drawn.shape.width) == expected.shape
     np.testing.assert_array_equal(run_lengths.to_mask(drawn.shape), expected)
@@ -117,7 +134,7 @@ def test_polygons_are_drawn_as_ann_to_mask_draws_them(size, far, data):
     rings = data.draw(rings_around(*size, far))
     expected = ann_to_mask(rings, *size)
     packed = Polygons.pack(rings)
-    drawn = rasterize.rasterize_polygons(packed, packed.values(), *size)
+    drawn = draw_one(packed, *size)
     if expected.any():
         np.testing.assert_array_equal(run_lengths.to_mask(drawn), expected)
     else:
@@ -134,7 +151,7 @@ def test_run_lists_and_run_strings_give_what_ann_to_mask_gives(size, data):
     counts = run_lengths.encode_counts(np.array(runs)).decode()
     np.testing.assert_array_equal(ann_to_mask({"size": [height, width], "counts": counts}, height, width), expected)
     for given_counts in (runs, counts):
-        drawn = rasterize.rasterize(annotated({"size": [height, width], "counts": given_counts}), height, width)
+        drawn = rasterize_one(annotated({"size": [height, width], "counts": given_counts}), height, width)
         if expected.any():
             np.testing.assert_array_equal(run_lengths.to_mask(drawn.shape), expected)
         else:
@@ -149,7 +166,21 @@ NEAR, FAR = (st.integers(-limit, limit).map(lambda number: number / 100) for lim
 @given(st.sampled_from([ANYWHERE, NEAR, FAR]).flatmap(lambda number: st.lists(st.lists(number, max_size=12), max_size=4)))
 def test_packed_polygons_come_back_unchanged(rings):
     packed = Polygons.pack(rings)
-    assert [ring.tolist() for ring in packed.split(packed.values())] == (rings or [[]])
+    assert [ring.tolist() for ring in split_rings([packed], packed.values())[0]] == rings
+    assert packed.values().tolist() == [value for ring in rings for value in ring]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.sampled_from([ANYWHERE, NEAR, FAR]).flatmap(lambda number: st.lists(number, min_size=6, max_size=12)), min_size=1)
+)
+def test_several_polygons_have_the_values_that_each_has(rings):
+    shapes = [Polygons.pack([ring[: len(ring) // 2 * 2]]) for ring in rings]
+    values = values_of(shapes)
+    assert values.tolist() == [value for shape in shapes for value in shape.values()]
+    assert [[ring.tolist()] for ring in (shape.values() for shape in shapes)] == [
+        [ring.tolist() for ring in some] for some in split_rings(shapes, values)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -210,27 +241,47 @@ def no_pycocotools(monkeypatch):
 @pytest.mark.usefixtures("no_pycocotools")
 @pytest.mark.parametrize(("shape", "code", "message"), BAD_POLYGONS.values(), ids=BAD_POLYGONS)
 def test_a_bad_polygon_is_refused_before_pycocotools_sees_it(shape, code, message):
-    found = rasterize.rasterize(instance(shape, (0.0, 0.0, 4.0, 5.0)), 4, 5)
+    found = rasterize_one(instance(shape, (0.0, 0.0, 4.0, 5.0)), 4, 5)
     assert found.code == code
     assert message in found.message
 
 
 def test_as_many_points_and_as_long_an_outline_as_allowed_are_drawn():
     most_points = polygons([1, 1, 4, 1, 4, 3, 1, 3] * 24_999 + [1, 3] * 4)
-    drawn = rasterize.rasterize_polygons(most_points, most_points.values(), 4, 5)
+    drawn = draw_one(most_points, 4, 5)
     np.testing.assert_array_equal(run_lengths.to_mask(drawn), draw("..... .###. .###. ....."))
     longest = polygons([0, 0, 100_000, 0, 100_000, 3, 0, 3] * 9)
-    assert isinstance(rasterize.rasterize_polygons(longest, longest.values(), 4, 5), RunLengths)
+    assert isinstance(draw_one(longest, 4, 5), RunLengths)
 
 
 @pytest.mark.parametrize("shift", [(-9, 0), (9, 0), (0, -9), (0, 9), (9, 9), (-90000, 0), (0, 90000)])
 def test_a_polygon_wholly_outside_has_no_mask(shift):
     ring = [1 + shift[0], 1 + shift[1], 4 + shift[0], 1 + shift[1], 4 + shift[0], 3 + shift[1]]
-    assert rasterize.rasterize(instance(polygons(ring), (0.0, 0.0, 4.0, 5.0)), 4, 5).code == "EMPTY_MASK"
+    assert rasterize_one(instance(polygons(ring), (0.0, 0.0, 4.0, 5.0)), 4, 5).code == "EMPTY_MASK"
+
+
+def test_good_and_bad_polygons_of_images_of_several_sizes_are_drawn_as_each_alone(monkeypatch):
+    ring, holed = [0.5, 0.5, 4.25, 1, 3, 3.75], Polygons.pack([[0, 0, 5, 0, 5, 3, 0, 3], [1, 1, 2, 1, 2, 2, 1, 2]], 1)
+    shapes = [
+        (polygons(ring), 4, 5),
+        *((shape, 4, 5) for shape, _, _ in BAD_POLYGONS.values()),
+        (polygons(ring, SQUARE), 5, 4),
+        (polygons([9, 9, 12, 9, 12, 12]), 4, 5),
+        (holed, 4, 5),
+        (holed, 3, 2),
+        (polygons(CROSSING["bow-tie"]), 7, 6),
+        (polygons([1 / 3, 0, 4, 0, 4, 3]), 4, 5),
+    ]
+    alone = [found for shape in shapes for found in drawing.draw_polygons([shape])]
+    assert len({type(one) for one in alone}) == 2
+    for at_once in (1, 20, 1 << 20):
+        monkeypatch.setattr(drawing, "NUMBERS_AT_ONCE", at_once)
+        assert drawing.draw_polygons(shapes) == alone
+        assert drawing.draw_polygons(shapes[::-1]) == alone[::-1]
 
 
 def test_a_polygon_without_area_has_no_mask():
-    assert rasterize.rasterize(instance(polygons([1, 1, 3, 1, 2, 1])), 4, 5).code == "EMPTY_MASK"
+    assert rasterize_one(instance(polygons([1, 1, 3, 1, 2, 1])), 4, 5).code == "EMPTY_MASK"
 
 
 CLIPPED = {
@@ -245,22 +296,22 @@ CLIPPED = {
 
 @pytest.mark.parametrize("ring", CLIPPED.values(), ids=CLIPPED)
 def test_a_polygon_over_the_edge_is_clipped_and_counted(ring):
-    drawn = rasterize.rasterize(instance(polygons(ring), (1.0, 1.0, 3.0, 3.0)), 4, 5)
+    drawn = rasterize_one(instance(polygons(ring), (1.0, 1.0, 3.0, 3.0)), 4, 5)
     assert drawn.fixes == ("POLYGON_CLIPPED",)
     np.testing.assert_array_equal(run_lengths.to_mask(drawn.shape), ann_to_mask([ring], 4, 5))
 
 
 @pytest.mark.parametrize("ring", [SQUARE, [0, 0, 5, 0, 5, 4, 0, 4], [0, 3.99, 4.99, 0, 5, 4]])
 def test_a_polygon_up_to_the_edge_is_not_counted_as_clipped(ring):
-    assert rasterize.rasterize(instance(polygons(ring), (1.0, 1.0, 3.0, 3.0)), 4, 5).fixes == ()
+    assert rasterize_one(instance(polygons(ring), (1.0, 1.0, 3.0, 3.0)), 4, 5).fixes == ()
 
 
 def test_the_second_ring_counts_as_clipped_too_and_height_is_not_mistaken_for_width():
     box = (1.0, 1.0, 3.0, 3.0)
-    assert rasterize.rasterize(instance(polygons(SQUARE, [0, 0, 1, 0, 1, 4.5]), box), 4, 5).fixes == ("POLYGON_CLIPPED",)
+    assert rasterize_one(instance(polygons(SQUARE, [0, 0, 1, 0, 1, 4.5]), box), 4, 5).fixes == ("POLYGON_CLIPPED",)
     upright = polygons([0, 0, 4, 0, 4, 5])
-    assert rasterize.rasterize(instance(upright, box), 5, 4).fixes == ()
-    assert rasterize.rasterize(instance(upright, box), 4, 5).fixes == ("POLYGON_CLIPPED",)
+    assert rasterize_one(instance(upright, box), 5, 4).fixes == ()
+    assert rasterize_one(instance(upright, box), 4, 5).fixes == ("POLYGON_CLIPPED",)
 
 
 # -------------------------------------------------------------------------------------------------- crossing sides
@@ -311,11 +362,11 @@ def crosses_by_fractions(ring):
 
 @pytest.fixture(params=["few sides", "many sides"])
 def crosses(request, monkeypatch):
-    """`crosses_itself`, as it goes about few sides and about many."""
+    """`cross_themselves`, as it goes about few sides and about many."""
     if request.param == "many sides":
-        monkeypatch.setattr(rasterize, "FEW_SIDES", 0)
-        monkeypatch.setattr(rasterize, "PAIRS_AT_ONCE", 7)
-    return lambda ring: rasterize.crosses_itself(whole(ring))
+        monkeypatch.setattr(drawing, "FEW_SIDES", 0)
+        monkeypatch.setattr(drawing, "PAIRS_AT_ONCE", 7)
+    return lambda ring: crosses_itself(whole(ring))
 
 
 @pytest.mark.parametrize("ring", CROSSING.values(), ids=CROSSING)
@@ -341,6 +392,13 @@ def test_rings_cross_where_the_definition_says_so(crosses, points):
     assert crosses(ring) == crosses_by_fractions(ring)
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.tuples(*[st.integers(0, 600)] * 2), min_size=3, max_size=40), max_size=12))
+def test_many_rings_together_cross_themselves_as_each_does(many):
+    rings = [[value / 100 for point in points for value in point] for points in many]
+    assert drawing.cross_themselves(list(map(whole, rings))) == list(map(crosses_by_fractions, rings))
+
+
 def circle(count, radius=1000.0):
     angles = np.arange(count) * (2 * np.pi / count)
     return np.stack([radius + radius * np.cos(angles), 2 * radius + 2 * radius * np.sin(angles)], axis=1)
@@ -349,11 +407,11 @@ def circle(count, radius=1000.0):
 @pytest.mark.parametrize("count", [63, 64, 65, 66, 1000, 100_000])
 def test_one_twist_among_many_sides_is_found(count):
     points = circle(count)
-    assert not rasterize.crosses_itself(whole(points.ravel()))
+    assert not crosses_itself(whole(points.ravel()))
     middle = count // 3
     apart = points.copy()
     apart[middle - 1 : middle + 3] = points[middle] + np.array([[0, 0], [0.5, 0.5], [0.5, 0], [0, 0.5]])
-    assert rasterize.crosses_itself(whole(apart.ravel()))
+    assert crosses_itself(whole(apart.ravel()))
 
 
 @pytest.mark.parametrize("standing", [False, True])
@@ -365,7 +423,7 @@ def test_a_twist_at_the_end_of_a_long_comb_is_found(standing):
     twisted = comb.copy()
     twisted[-5:-3] = twisted[-4:-6:-1]
     for points, expected in ((comb, False), (twisted, True)):
-        assert rasterize.crosses_itself(whole(points[:, ::-1] if standing else points)) is expected
+        assert crosses_itself(whole(points[:, ::-1] if standing else points)) is expected
 
 
 def test_the_worst_rings_are_looked_through_in_bounded_time_and_memory():
@@ -376,7 +434,7 @@ def test_the_worst_rings_are_looked_through_in_bounded_time_and_memory():
     ring = np.concatenate([comb, np.array([list(point) for point in back])])
     tracemalloc.start()
     began = time.monotonic()
-    rasterize.crosses_itself(whole(ring.ravel()))
+    crosses_itself(whole(ring.ravel()))
     seconds, (_, peak) = time.monotonic() - began, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert seconds < 5
@@ -385,7 +443,7 @@ def test_the_worst_rings_are_looked_through_in_bounded_time_and_memory():
 
 @pytest.mark.parametrize("rings", [[CROSSING["bow-tie"]], [SQUARE, CROSSING["bow-tie"]]], ids=["alone", "second ring"])
 def test_a_bow_tie_is_kept_as_pycocotools_draws_it_and_counted(rings):
-    drawn = rasterize.rasterize(annotated(rings), 4, 5)
+    drawn = rasterize_one(annotated(rings), 4, 5)
     assert drawn.fixes == ("POLYGON_CROSSES_ITSELF",)
     np.testing.assert_array_equal(run_lengths.to_mask(drawn.shape), ann_to_mask(rings, 4, 5))
 
@@ -393,15 +451,15 @@ def test_a_bow_tie_is_kept_as_pycocotools_draws_it_and_counted(rings):
 def test_a_twist_below_a_hundredth_of_a_pixel_is_not_counted():
     for scale, fixes in ((0.01, ("POLYGON_CROSSES_ITSELF",)), (0.001, ())):
         twist = [2 + scale, 4, 2, 4 + scale, 2, 4 - scale, 2 + 2 * scale, 4]
-        assert rasterize.rasterize(annotated([[0, 0, 5, 0, 5, 4, *twist, 0, 4]]), 6, 7).fixes == fixes
+        assert rasterize_one(annotated([[0, 0, 5, 0, 5, 4, *twist, 0, 4]]), 6, 7).fixes == fixes
 
 
 def test_rings_that_cross_one_another_are_not_counted():
-    assert rasterize.rasterize(annotated([SQUARE, [0, 2, 5, 2, 5, 2.5, 0, 2.5]]), 4, 5).fixes == ()
+    assert rasterize_one(annotated([SQUARE, [0, 2, 5, 2, 5, 2.5, 0, 2.5]]), 4, 5).fixes == ()
 
 
 def test_what_crosses_and_reaches_over_is_counted_as_both():
-    drawn = rasterize.rasterize(annotated([[0, 0, 6, 4, 6, 0, 0, 4]]), 4, 5)
+    drawn = rasterize_one(annotated([[0, 0, 6, 4, 6, 0, 0, 4]]), 4, 5)
     assert drawn.fixes == ("POLYGON_CLIPPED", "POLYGON_CROSSES_ITSELF")
 
 
@@ -426,13 +484,13 @@ BAD_RUN_LENGTHS = {
 @pytest.mark.usefixtures("no_pycocotools")
 @pytest.mark.parametrize(("counts", "code"), BAD_RUN_LENGTHS.values(), ids=BAD_RUN_LENGTHS)
 def test_bad_run_lengths_are_refused_without_pycocotools(counts, code):
-    assert rasterize.rasterize(instance(RunLengths(4, 5, counts), (0.0, 0.0, 4.0, 5.0)), 4, 5).code == code
+    assert rasterize_one(instance(RunLengths(4, 5, counts), (0.0, 0.0, 4.0, 5.0)), 4, 5).code == code
 
 
 @pytest.mark.parametrize(("height", "width"), [(5, 4), (4, 6), (3, 5), (2, 10), (1, 20), (0, 5), (4, 0)])
 def test_run_lengths_of_another_size_are_refused_with_both_sizes(height, width):
     counts = run_lengths.encode_counts(np.array([0, height * width]))
-    found = rasterize.rasterize(instance(RunLengths(height, width, counts)), 4, 5)
+    found = rasterize_one(instance(RunLengths(height, width, counts)), 4, 5)
     assert found.code == "RLE_SIZE_MISMATCH"
     assert f"{height} × {width}" in found.message
     assert "4 × 5" in found.message
@@ -463,7 +521,7 @@ BOXES = {
 
 @pytest.mark.parametrize(("box", "expected", "fixes"), BOXES.values(), ids=BOXES)
 def test_the_box_of_an_annotation_is_clipped_or_taken_from_its_mask(box, expected, fixes):
-    drawn = rasterize.rasterize(instance(MASK, box), 4, 5)
+    drawn = rasterize_one(instance(MASK, box), 4, 5)
     assert drawn.box == expected
     assert drawn.fixes == fixes
 
@@ -471,7 +529,7 @@ def test_the_box_of_an_annotation_is_clipped_or_taken_from_its_mask(box, expecte
 @pytest.mark.parametrize(("box", "expected", "fixes"), BOXES.values(), ids=BOXES)
 def test_without_a_mask_a_box_without_area_is_invalid(box, expected, fixes):
     for boxes in ("annotation", "mask"):
-        drawn = rasterize.rasterize(instance(None, box), 4, 5, boxes)
+        drawn = rasterize_one(instance(None, box), 4, 5, boxes)
         if "BOX_FROM_MASK" in fixes:
             assert drawn.code == "BOX_INVALID"
         else:
@@ -480,12 +538,12 @@ def test_without_a_mask_a_box_without_area_is_invalid(box, expected, fixes):
 
 @pytest.mark.parametrize("box", [None, (0.0, 0.0, 4.0, 5.0), (-3.0, 0.0, 9.0, 5.0)])
 def test_boxes_from_masks_are_tight_and_no_fix(box):
-    drawn = rasterize.rasterize(instance(MASK, box), 4, 5, "mask")
+    drawn = rasterize_one(instance(MASK, box), 4, 5, "mask")
     assert (drawn.box, drawn.fixes) == (MASK_BOX, ())
 
 
 def test_the_box_from_a_polygons_mask_is_that_of_its_pixels():
-    drawn = rasterize.rasterize(instance(polygons([-2, 1, 3.4, 1, 3.4, 9, -2, 9])), 4, 5)
+    drawn = rasterize_one(instance(polygons([-2, 1, 3.4, 1, 3.4, 9, -2, 9])), 4, 5)
     rows, columns = np.nonzero(run_lengths.to_mask(drawn.shape))
     assert drawn.box == (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1) == (1, 0, 4, 3)
     assert drawn.fixes == ("POLYGON_CLIPPED", "BOX_FROM_MASK")
@@ -493,7 +551,7 @@ def test_the_box_from_a_polygons_mask_is_that_of_its_pixels():
 
 def test_nothing_else_of_an_instance_changes():
     before = instance(polygons([-1, 1, 4, 1, 4, 3]), (0.0, 0.0, 9.0, 9.0), area=3.5, is_crowd=True, fixes=("EARLIER",))
-    after = rasterize.rasterize(before, 4, 5)
+    after = rasterize_one(before, 4, 5)
     assert (after.annotation_id, after.category_id, after.area, after.is_crowd) == (7, 1, 3.5, True)
     assert after.fixes == ("EARLIER", "POLYGON_CLIPPED", "BOX_CLIPPED")
     assert before.fixes == ("EARLIER",)
@@ -515,7 +573,7 @@ def test_an_image_keeps_what_can_be_drawn_in_order_and_rejects_the_rest():
         instance(None, annotation_id=4),
         instance(None, (1.0, 1.0, 2.0, 2.0), annotation_id=5),
     )
-    drawn, rejects = rasterize.rasterize_image(image)
+    drawn, rejects = rasterize_image(image)
     assert [one.annotation_id for one in drawn.instances] == [1, 3, 5]
     assert (drawn.image_id, drawn.file_name, drawn.height, drawn.width) == (3, "a.jpg", 4, 5)
     assert [(one.kind, one.image_id, one.annotation_id, one.reason) for one in rejects] == [
@@ -526,10 +584,10 @@ def test_an_image_keeps_what_can_be_drawn_in_order_and_rejects_the_rest():
 
 def test_an_image_without_instances_is_kept_unless_told_otherwise():
     only_bad = image_with(instance(polygons([1, 1])))
-    assert rasterize.rasterize_image(image_with()) == (image_with(), [])
-    assert rasterize.rasterize_image(only_bad)[0] == image_with()
+    assert rasterize_image(image_with()) == (image_with(), [])
+    assert rasterize_image(only_bad)[0] == image_with()
     for image, reasons in ((image_with(), []), (only_bad, ["POLY_MALFORMED"])):
-        drawn, rejects = rasterize.rasterize_image(image, drops=Drops(empty_images=True))
+        drawn, rejects = rasterize_image(image, drops=Drops(empty_images=True))
         assert drawn is None
         assert [one.reason for one in rejects] == [*reasons, "DROPPED_EMPTY_IMAGE"]
         assert rejects[-1].kind == "image"
@@ -543,7 +601,7 @@ def test_crowds_and_instances_without_a_mask_are_dropped_where_told():
     )
 
     def outcome(drops):
-        drawn, rejects = rasterize.rasterize_image(image, drops=drops)
+        drawn, rejects = rasterize_image(image, drops=drops)
         return [one.annotation_id for one in drawn.instances], [(one.annotation_id, one.reason) for one in rejects]
 
     assert outcome(Drops()) == ([1, 2, 3], [])
@@ -553,9 +611,9 @@ def test_crowds_and_instances_without_a_mask_are_dropped_where_told():
 
 def test_an_image_over_the_limit_of_instances_is_rejected_with_all_of_them():
     image = image_with(*(instance(MASK, annotation_id=number) for number in range(4)))
-    drawn, rejects = rasterize.rasterize_image(image, limits=Limits(instances=4))
+    drawn, rejects = rasterize_image(image, limits=Limits(instances=4))
     assert (len(drawn.instances), rejects) == (4, [])
-    drawn, rejects = rasterize.rasterize_image(image, limits=Limits(instances=3))
+    drawn, rejects = rasterize_image(image, limits=Limits(instances=3))
     assert drawn is None
     assert [(one.kind, one.annotation_id, one.reason) for one in rejects] == [
         ("image", None, "INSTANCE_LIMIT"),
@@ -566,8 +624,8 @@ def test_an_image_over_the_limit_of_instances_is_rejected_with_all_of_them():
 
 def test_the_limit_of_points_is_exact_and_counts_all_rings():
     image = image_with(instance(polygons(SQUARE, SQUARE)))
-    assert rasterize.rasterize_image(image, limits=Limits(points=8))[1] == []
-    (reject,) = rasterize.rasterize_image(image, limits=Limits(points=7))[1]
+    assert rasterize_image(image, limits=Limits(points=8))[1] == []
+    (reject,) = rasterize_image(image, limits=Limits(points=7))[1]
     assert reject.reason == "POINT_LIMIT"
     assert "8 points, at most 7 are read (--max_points)" in reject.message
 
@@ -586,7 +644,7 @@ def test_small_objects_are_dropped_once_they_are_drawn() -> None:
     drawn = Instance(1, 1, (0.0, 0.0, 40.0, 50.0), 2000.0, False, Polygons.pack([[10, 5, 14, 5, 14, 10, 10, 10]]))
     image = AnnotatedImage(3, "a.jpg", 40, 50, (drawn, box_only))
     for below, expected in ((20, []), (20.5, [1]), (25, [1]), (26, [1, 2])):
-        kept, rejects = rasterize.rasterize_image(image, drops=Drops(below_area=below))
+        kept, rejects = rasterize_image(image, drops=Drops(below_area=below))
         assert kept is not None
         assert [reject.annotation_id for reject in rejects] == expected
         assert {reject.reason for reject in rejects} <= {"DROPPED_SMALL"}
@@ -599,7 +657,7 @@ def test_the_box_of_what_was_drawn_is_tight():
     for _ in range(3000):
         height, width = (int(side) for side in random.integers(1, 60, 2))
         ring = (random.uniform(-0.3, 1.3, (random.integers(3, 8), 2)) * (width, height)).round(2).ravel().tolist()
-        found = rasterize.rasterize(Instance(1, 1, None, None, False, Polygons.pack([ring])), height, width)
+        found = rasterize_one(Instance(1, 1, None, None, False, Polygons.pack([ring])), height, width)
         if isinstance(found, Instance):
             rows, columns = np.nonzero(run_lengths.to_mask(found.shape))
             assert found.box == (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1)

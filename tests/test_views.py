@@ -16,13 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as cocomask
-from sources import by_file_name, run_format
+from sources import by_file_name, rasterize_image, run_format
 from test_end_to_end import read_back
 
 from beam_pipeline.verify import verify
 from transforms import run_lengths, shards
 from transforms.images import ImageFolder
-from transforms.rasterize import rasterize_image
 from transforms.records import AnnotatedImage, InputError, Instance, Polygons, Problem, RunLengths, Shape
 from transforms.sharding import ShardPlan, Splits, order_of, shard_key
 from transforms.shards import RecordOptions, load_images

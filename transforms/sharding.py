@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import apache_beam as beam
-from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms.batches import BatchWriter, Packer, read_batch
+from transforms.bundles import in_window
 from transforms.columns import pack_images, size_of, unpack_images
 from transforms.records import AnnotatedImage, Census
 
@@ -135,8 +135,7 @@ class PackByShard(beam.DoFn):  # type: ignore[misc]
             yield from self.waiting.batches()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        for keyed in self.waiting.batches():
-            yield GlobalWindows.windowed_value(keyed)
+        yield from map(in_window, self.waiting.batches())
 
     def teardown(self) -> None:
         self.waiting.writer.close()

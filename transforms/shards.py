@@ -22,10 +22,10 @@ import msgspec
 import numpy as np
 import PIL
 from apache_beam.pvalue import TaggedOutput
-from apache_beam.transforms.window import GlobalWindows
 
 from transforms import counters, events, memory, progress, storage
 from transforms.ahead import Take, ahead, read_ahead, take_at_once
+from transforms.bundles import in_window
 from transforms.claims import Claim
 from transforms.encode import MaskEncoding, encode_masks
 from transforms.examples import LabelMap, build_record, of_lvis
@@ -376,11 +376,7 @@ class _WriteShard(beam.DoFn):  # type: ignore[misc]
 
     def finish_bundle(self) -> Iterator[Any]:
         for future in self.published:
-            for found in self._written(future):
-                if isinstance(found, TaggedOutput):
-                    yield TaggedOutput(found.tag, GlobalWindows.windowed_value(found.value))
-                else:
-                    yield GlobalWindows.windowed_value(found)
+            yield from map(in_window, self._written(future))
 
     def _observe(self, name: str, value: float) -> None:
         counters.distribution(name).update(round(value))

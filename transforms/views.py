@@ -34,6 +34,7 @@ from transforms.records import (
     problem,
     reject_image,
     reject_instance,
+    split_rings,
 )
 
 MOST_TILES = 100_000
@@ -82,7 +83,7 @@ def _scale_shape(shape: Shape, image: AnnotatedImage, height: int, width: int) -
             return shape
         values[0::2] *= width / image.width
         values[1::2] *= height / image.height
-        return Polygons.pack([ring.tolist() for ring in shape.split(values)], shape.holes)
+        return Polygons.pack([ring.tolist() for ring in split_rings([shape], values)[0]], shape.holes)
     if isinstance(shape, RunLengths):
         runs = checked_runs(shape, image.height, image.width)
         if isinstance(runs, Problem):

@@ -30,7 +30,8 @@ from pycocotools.coco import COCO
 
 from transforms import run_lengths
 from transforms.images import CheckedImage, ImageFolder, check_image
-from transforms.rasterize import MAX_COORDINATE, checked_runs, rasterize, rasterize_image
+from transforms.polygons import MAX_COORDINATE
+from transforms.rasterize import checked_runs, rasterize, rasterize_images
 from transforms.records import AnnotatedImage, InputError, Instance, Problem, ReasonCode, Reject, RunLengths
 from transforms.sources import json_blocks
 from transforms.sources.coco import FindDuplicates, Meet, ParseBlocks, cut_file
@@ -57,7 +58,7 @@ def annotate(segmentation: Any, height: int, width: int) -> Instance | Problem:
     if isinstance(parsed, Reject):
         assert (parsed.kind, parsed.image_id, parsed.annotation_id) == ("annotation", 3, 7)
         return Problem(parsed.reason, parsed.message)
-    drawn = rasterize(parsed.instance, height, width)
+    [drawn] = rasterize([(parsed.instance, height, width)])
     if isinstance(drawn, Instance):
         assert (drawn.annotation_id, drawn.category_id) == (7, 1)
         check_box(drawn, height, width)
@@ -358,9 +359,8 @@ def try_coco(data: bytes, chunk_bytes: int, buckets: int) -> str:
         assert out == Counter(
             filter(is_int64, (dict(one).get("id") for one in expected["annotations"] if isinstance(one, Pairs)))
         )
-    for image in images:
+    for image, (drawn, refused) in zip(images, rasterize_images(images), strict=True):
         assert [one.annotation_id for one in image.instances] == sorted({one.annotation_id for one in image.instances})
-        drawn, refused = rasterize_image(image)
         assert drawn is not None, "so many annotations are no input for a fuzzer"
         assert len(drawn.instances) + len(refused) == len(image.instances)
         for instance in drawn.instances:

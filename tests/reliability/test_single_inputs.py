@@ -60,7 +60,7 @@ def parse_segmentation(raw: bytes) -> str:
     (parsed,) = parse_annotations(raw)
     if isinstance(parsed, Reject):
         return parsed.reason
-    drawn = rasterize(parsed.instance, HEIGHT, WIDTH)
+    [drawn] = rasterize([(parsed.instance, HEIGHT, WIDTH)])
     assert isinstance(drawn, Instance | Problem)
     return outcome_of(drawn)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import apache_beam as beam
-from apache_beam.transforms.window import GlobalWindows
 
 from transforms import events, storage
 from transforms.records import AnnotatedImage, Category, Census, InputError, Reject
@@ -35,10 +34,3 @@ def find_annotations(pattern: str) -> list[StoredFile]:
 def log_found(file: StoredFile) -> None:
     """Says that a file of many images was found."""
     events.log("annotations_found", file=file.path, bytes=file.bytes)
-
-
-def in_window(out: Any) -> Any:
-    """An output as it has to be where a bundle ends."""
-    if isinstance(out, beam.pvalue.TaggedOutput):
-        return beam.pvalue.TaggedOutput(out.tag, GlobalWindows.windowed_value(out.value))
-    return GlobalWindows.windowed_value(out)

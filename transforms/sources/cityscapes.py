@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from transforms.rasterize import Limits, cover, rasterize_polygons
-from transforms.records import Instance, Problem, ReasonCode, RunLengths, Shape, problem
+from transforms.polygons import Drawn, draw_polygons
+from transforms.rasterize import Limits, cover
+from transforms.records import Instance, Polygons, Problem, ReasonCode, RunLengths, Shape, problem
 from transforms.sources.geometry import polygon, ring_of
 from transforms.sources.mask_files import objects_of, read_ids
 from transforms.sources.source import Context, Draft, Format, Piece, SourceImage, check_pixels, decode, field, has_keys
@@ -45,10 +46,10 @@ class _File(msgspec.Struct):
     objects: list[msgspec.Raw]
 
 
-class _Drawn(NamedTuple):
+class _Labelled(NamedTuple):
     label: str
     is_crowd: bool
-    mask: RunLengths
+    polygon: Polygons
 
 
 _file = msgspec.json.Decoder(_File)
@@ -110,12 +111,14 @@ def _of_polygons(data: bytes, draft: Draft, context: Context) -> SourceImage:
     wrong = _too_large(file, context.max_pixels)
     if wrong:
         return draft.fail(wrong, len(file.objects))
-    objects = [_drawn(raw, height, width) for raw in file.objects]
-    left = iter(_uncovered([one.mask for one in objects if not isinstance(one, Problem)]))
-    for one in objects:
-        if isinstance(one, Problem):
-            draft.reject(one)
-        else:
+    objects = [_labelled(raw) for raw in file.objects]
+    drawn = iter(draw_polygons([(one.polygon, height, width) for one in objects if isinstance(one, _Labelled)]))
+    masks = [one if isinstance(one, Problem) else _mask(next(drawn)) for one in objects]
+    left = iter(_uncovered([mask for mask in masks if isinstance(mask, RunLengths)]))
+    for one, mask in zip(objects, masks, strict=True):
+        if isinstance(mask, Problem):
+            draft.reject(mask)
+        elif isinstance(one, _Labelled):
             _add(draft, one.label, next(left), one.is_crowd)
     return draft.done(height, width, context.max_pixels)
 
@@ -129,8 +132,8 @@ def _too_large(file: _File, max_pixels: int) -> Problem | None:
     return wrong
 
 
-def _drawn(raw: msgspec.Raw, height: int, width: int) -> _Drawn | Problem:
-    """An object's label and its whole mask."""
+def _labelled(raw: msgspec.Raw) -> _Labelled | Problem:
+    """An object's label and outline."""
     found = field(_object, raw)
     if isinstance(found, Problem):
         return found
@@ -141,8 +144,11 @@ def _drawn(raw: msgspec.Raw, height: int, width: int) -> _Drawn | Problem:
         return problem(ReasonCode.CATEGORY_UNKNOWN, f"there is no label {found.label[:100]!r}")
     ring = ring_of(found.polygon)
     shape = ring if isinstance(ring, Problem) else polygon([ring])
-    mask = shape if isinstance(shape, Problem) else rasterize_polygons(shape, shape.values(), height, width)
-    return mask if isinstance(mask, Problem) else _Drawn(label, label != found.label, mask)
+    return shape if isinstance(shape, Problem) else _Labelled(label, label != found.label, shape)
+
+
+def _mask(drawn: Drawn | Problem) -> RunLengths | Problem:
+    return drawn.mask if isinstance(drawn, Drawn) else drawn
 
 
 def _uncovered(masks: list[RunLengths]) -> list[Shape | Problem]:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from transforms import counters, memory, progress, storage
 from transforms.batches import BatchWriter, Packer, read_batch
+from transforms.bundles import in_window
 from transforms.images import lift_cap_of_pillow
 from transforms.records import (
     AnnotatedImage,
@@ -36,7 +37,7 @@ from transforms.records import (
     problem,
     reject_image,
 )
-from transforms.sources.annotations import Annotations, find_annotations, in_window, log_found
+from transforms.sources.annotations import Annotations, find_annotations, log_found
 from transforms.sources.coco_json import (
     MAX_PIXELS,
     CocoAnnotation,

@@ -21,9 +21,10 @@ from apache_beam.pvalue import AsList
 from transforms import counters, memory, progress, storage
 from transforms.ahead import ahead
 from transforms.batches import BatchWriter, Packer
+from transforms.bundles import in_window
 from transforms.images import lift_cap_of_pillow
 from transforms.records import AnnotatedImage, Category, Census, InputError, Reject, pack
-from transforms.sources.annotations import Annotations, find_annotations, in_window, log_found
+from transforms.sources.annotations import Annotations, find_annotations, log_found
 from transforms.sources.numbering import MergeNames, Number, bucket_of, in_order_of_names, pack_source_images
 from transforms.sources.once import forget
 from transforms.sources.source import Context, Format, Piece, SourceImage

@@ -15,7 +15,7 @@ import msgspec
 from pycocotools import mask as cocomask
 
 from transforms import storage
-from transforms.rasterize import rasterize_polygons
+from transforms.polygons import Drawn, draw_polygons
 from transforms.records import Box, Problem, ReasonCode, RunLengths, Shape, problem
 from transforms.sources.geometry import Ring, polygon, ring_of
 from transforms.sources.mask_files import decode_ids, empty, placed
@@ -224,9 +224,9 @@ def shape_of(figure: _Figure, height: int, width: int) -> Shape | Problem:
         return drawn[0] if drawn else figure.masks[0] if figure.masks else None
     masks = list(figure.masks)
     for polygons in drawn:
-        shape = polygons if isinstance(polygons, Problem) else rasterize_polygons(polygons, polygons.values(), height, width)
-        if isinstance(shape, RunLengths):
-            masks.append(shape)
+        shape = polygons if isinstance(polygons, Problem) else draw_polygons([(polygons, height, width)])[0]
+        if isinstance(shape, Drawn):
+            masks.append(shape.mask)
         elif shape.code != ReasonCode.EMPTY_MASK.name:
             return shape
     if not masks:
