@@ -241,11 +241,15 @@ def test_samples_of_categories_are_spread() -> None:
     assert max(drawn_places.values()) < 55
 
 
-@pytest.mark.parametrize(("images", "runs"), [(1, 1), (7, 1 << 30), (1 << 30, 200)])
+@pytest.mark.parametrize(
+    ("images", "instances", "runs"),
+    [(1, 1, 1), (7, 1 << 30, 1 << 30), (1 << 30, 11, 1 << 30), (1 << 30, 1 << 30, 200), (10, 1 << 30, 100)],
+)
 def test_how_many_are_counted_at_once_changes_nothing(
-    drawn: list[Drawn], found: SplitStatistics, monkeypatch: pytest.MonkeyPatch, images: int, runs: int
+    drawn: list[Drawn], found: SplitStatistics, monkeypatch: pytest.MonkeyPatch, images: int, instances: int, runs: int
 ) -> None:
     monkeypatch.setattr(tally, "IMAGES_AT_ONCE", images)
+    monkeypatch.setattr(tally, "INSTANCES_AT_ONCE", instances)
     monkeypatch.setattr(tally, "RUNS_AT_ONCE", runs)
     assert tallied(drawn) == found
 

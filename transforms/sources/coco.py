@@ -11,10 +11,10 @@ of their own, as bare numbers.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import apache_beam as beam
 import msgspec
@@ -109,6 +109,7 @@ def bucket_of(number: int, buckets: int) -> Bucket:
     return (number * _GOLDEN % 2**64 >> 32) % buckets, buckets
 
 
+Found = TypeVar("Found", CocoImage, Instance)
 IdPair = tuple[int, int]
 """An annotation's id and its image's."""
 
@@ -252,11 +253,10 @@ def meet(
             else:
                 taken[part.image_id, part.annotation_id] = part.first_image_id
     for image_id in sorted(images.keys() | instances.keys()):
-        entries = sorted(images[image_id], key=lambda entry: (entry.problem is not None, pack(entry)))
+        entries = _in_order(images[image_id], lambda entry: entry.problem is not None)
         file_name = entries[0].file_name if entries else None
         kept: dict[int, Instance] = {}
-        # The order of input must not matter: same ids are told apart by their content.
-        for instance in sorted(instances[image_id], key=lambda one: (one.annotation_id, pack(one))):
+        for instance in _in_order(instances[image_id], lambda instance: instance.annotation_id):
             wrong = None
             if (image_id, instance.annotation_id) in taken:
                 first = taken[image_id, instance.annotation_id]
@@ -282,6 +282,13 @@ def meet(
         for entry in entries[1:]:
             message = f"another image ({entries[0].file_name}) has this id already"
             yield Reject("image", image_id, None, ReasonCode.DUP_IMAGE.name, message, entry.file_name)
+
+
+def _in_order(found: list[Found], key: Callable[[Found], int]) -> list[Found]:
+    """Sorted; the order of input must not matter, so what has the same key is told apart by its content."""
+    if len(set(map(key, found))) == len(found):
+        return sorted(found, key=key)
+    return sorted(found, key=lambda one: (key(one), pack(one)))
 
 
 class Meet(beam.DoFn):  # type: ignore[misc]
