@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -131,37 +132,55 @@ _FIRST = b"\x0a"  # field 1, length-delimited: what all the other messages here 
 Parts = list[bytes | memoryview]
 
 
-def _feature(value: Feature) -> Parts:
-    """A `Feature`: BytesList, FloatList or Int64List, the numbers packed. An empty list keeps its kind."""
-    parts: Parts = []
-    if isinstance(value, bytes):
-        value = [value]
-    if not isinstance(value, np.ndarray):
-        kind = "bytes"
-        for text in value:
-            parts += (_FIRST, _varint(len(text)), text)
-    elif value.dtype == np.float32:
-        kind = "float"
-        if value.size:
-            parts = [_FIRST, _varint(value.nbytes), np.ascontiguousarray(value, "<f4").data.cast("B")]
+_LARGE = 1 << 16  # bytes of floats that are not copied once more
+
+
+def _packed(numbers: npt.NDArray[np.float32] | npt.NDArray[np.int64]) -> bytes | memoryview:
+    """Numbers as a packed field; of int64s, each as long as it has to be."""
+    if numbers.dtype != np.float32:
+        return b"".join(map(_varint, numbers.tolist()))
+    floats = np.ascontiguousarray(numbers, "<f4")
+    return floats.tobytes() if floats.nbytes < _LARGE else floats.data.cast("B")
+
+
+def _feature(value: Feature) -> tuple[Parts, int]:
+    """A `Feature`, and how long it is: BytesList, FloatList or Int64List, the numbers packed. An empty list keeps its kind."""
+    values: Sequence[bytes | memoryview]
+    if isinstance(value, np.ndarray):
+        kind = "float" if value.dtype == np.float32 else "int64"
+        values = [_packed(value)] if value.size else []
     else:
-        kind = "int64"
-        if value.size:
-            packed = b"".join(map(_varint, value.tolist()))
-            parts = [_FIRST, _varint(len(packed)), packed]
-    return [_LIST_KINDS[kind], _varint(sum(map(len, parts))), *parts]
+        kind, values = "bytes", [value] if isinstance(value, bytes) else value
+    parts: Parts = [b""]
+    size = 0
+    for one in values:
+        length = _varint(len(one))
+        parts += (_FIRST, length, one)
+        size += 1 + len(length) + len(one)
+    parts[0] = _LIST_KINDS[kind] + _varint(size)
+    return parts, len(parts[0]) + size
+
+
+@lru_cache(maxsize=len(FEATURES) + len(OPTIONAL_FEATURES))
+def _key(name: str) -> bytes:
+    """What of an entry of the map `feature` comes before the length of its value."""
+    text = name.encode()
+    return _FIRST + _varint(len(text)) + text + b"\x12"
 
 
 def encode_example(features: Mapping[str, Feature]) -> bytes:
     """A serialized `tf.train.Example`, its features in the order of their names."""
-    entries: Parts = []
+    entries: Parts = [b""]
+    total = 0
     for name in sorted(features):
-        feature = _feature(features[name])
-        size = sum(map(len, feature))
-        text = name.encode()
-        key = _FIRST + _varint(len(text)) + text + b"\x12" + _varint(size)  # field 2 of a map's entry is its value
-        entries += (_FIRST, _varint(len(key) + size), key, *feature)
-    return b"".join([_FIRST, _varint(sum(map(len, entries))), *entries])
+        feature, size = _feature(features[name])
+        key = _key(name) + _varint(size)
+        head = _FIRST + _varint(len(key) + size) + key
+        entries.append(head)
+        entries += feature
+        total += len(head) + size
+    entries[0] = _FIRST + _varint(total)
+    return b"".join(entries)
 
 
 # -------------------------------------------------------------------------------------------------------- record
