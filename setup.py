@@ -36,6 +36,7 @@ setup(
         "pycocotools>=2.0.8",
         "pysimdjson>=7.0",
         "pyyaml>=6.0",
+        "simplejpeg>=1.8",
         "tensorflow-metadata>=1.14",
         "zlib-ng>=0.5",
         "zstandard>=0.20",

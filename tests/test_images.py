@@ -30,7 +30,7 @@ from pictures import (
 )
 from PIL import Image, ImageFile, ImageSequence
 
-from transforms import storage
+from transforms import images, storage
 from transforms.images import CheckedImage, ImageFolder, check_image
 from transforms.records import Problem
 
@@ -375,6 +375,41 @@ def test_whatever_is_accepted_of_damaged_files_tensorflow_decodes(tf, name):
         found = check(bytes(data))
         if isinstance(found, CheckedImage):
             assert pixels_by_tensorflow(tf, found.data).shape == (HEIGHT, WIDTH, 3)
+
+
+ROUND_PILLOW = {"JPEG", "JPEG, grey", "JPEG, without subsampling", "JPEG, restart markers", "JPEG, comment with markers"} | {
+    "JPEG, bytes after the end"
+}
+"""What libjpeg-turbo alone has to judge; of all others of `PASSED_ON`, Pillow looks for an orientation, or for more pictures."""
+
+
+@pytest.mark.parametrize("name", PASSED_ON)
+def test_what_is_plain_and_sound_goes_round_pillow_and_nothing_else(monkeypatch, name):
+    asked, by_pillow = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda *args, **how: asked.append(name) or by_pillow(*args, **how))
+    assert check(PASSED_ON[name]).data is PASSED_ON[name]
+    assert (asked == []) is (name in ROUND_PILLOW)
+
+
+@pytest.mark.parametrize("name", sorted(ROUND_PILLOW))
+def test_a_damaged_jpeg_has_the_outcome_that_pillow_gives_it(monkeypatch, name):
+    random = np.random.default_rng(12)
+    accepted = 0
+    for _ in range(200):
+        data = bytearray(PASSED_ON[name])
+        place, kind = int(random.integers(len(data))), int(random.integers(3))
+        if kind == 0:
+            data[place] ^= 1 << int(random.integers(8))
+        elif kind == 1:
+            del data[place : place + int(random.integers(1, 30))]
+        else:
+            data[place : place + 1] = random.bytes(int(random.integers(1, 5)))
+        found = check(bytes(data))
+        with monkeypatch.context() as patched:
+            patched.setattr(images, "is_clean_jpeg", lambda data: False)
+            assert check(bytes(data)) == found
+        accepted += isinstance(found, CheckedImage)
+    assert 0 < accepted < 200
 
 
 MAGICS = [

@@ -7,10 +7,8 @@ import errno
 import hashlib
 import io
 import os
-import re
 import stat
 import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,10 +29,10 @@ from PIL import (
     UnidentifiedImageError,
     WebPImagePlugin,
 )
-from zlib_ng import zlib_ng
 
 from transforms import storage
 from transforms.ahead import Take, take_at_once
+from transforms.image_files import JPEG, check_png, check_png_rows, is_clean_jpeg, look_at_jpeg, unreadable
 from transforms.records import AnnotatedImage, Fix, Problem, ReasonCode, View, problem
 
 Result = TypeVar("Result")
@@ -54,17 +52,11 @@ READ_FORMATS = tuple(
 
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, TypeError, IndexError, KeyError, ArithmeticError)
 """What comes out of Pillow's plugins for damaged files."""
-JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
-"""How files of theirs begin."""
-
 ImageCheck = Literal["full", "header"]
 """`full`: every file is decoded. `header`: only those that have to be converted or turned; of others, the pixels are trusted."""
 
-MAX_SCANS = 50  # of a progressive JPEG; encoders write some ten, and each of a few bytes goes over the whole image
 _WEBP_SHARE = 0.5  # of the pixels that others may have: Pillow's decoder holds a WebP three times over
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
-_UNREADABLE = ((4, b"ftyp"), (0, b"%!PS"), (0, b"\xff\x0a"), (4, b"JXL "), (4, b"jP  "), (0, b"\xff\x4f\xff\x51"))
-"""Offset and bytes that tell pictures of formats outside the list (HEIC, AVIF, EPS, JPEG XL, JPEG 2000) from rubbish."""
 
 
 _real_absolute = lru_cache(maxsize=256)(os.path.realpath)
@@ -178,14 +170,6 @@ class CheckedImage(NamedTuple):
     fixes: tuple[str, ...]
 
 
-def _unreadable(data: bytes, why: str) -> Problem:
-    if any(data[offset:].startswith(magic) for offset, magic in _UNREADABLE):
-        return problem(ReasonCode.IMAGE_UNSUPPORTED, f"the file begins with {data[:12]!r}, a format that is not read")
-    if not data:
-        return problem(ReasonCode.IMAGE_CORRUPT, "the file is empty")
-    return problem(ReasonCode.IMAGE_CORRUPT, f"the file can't be decoded ({why}); it begins with {data[:12]!r}")
-
-
 def _decodes_as_is(image: Image.Image, data: bytes) -> bool:
     """Whether both trainers decode the file to the same pixels: 8-bit grey or RGB, as JPEG or PNG, nothing transparent."""
     if image.format in ("JPEG", "MPO"):
@@ -205,100 +189,6 @@ def _to_png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _check_jpeg(data: bytes) -> Problem | None:
-    """What Pillow lets pass: a JPEG of a kind that TensorFlow refuses, or without its end marker."""
-    position, components = 2, -1
-    while 0 <= position <= len(data) - 5:
-        marker = data[position + 1]
-        if data[position] != 0xFF or marker == 0x00:
-            position = data.find(b"\xff", position + 1)  # stray bytes between segments, which every decoder skips
-        elif marker in _FRAMES and (marker not in _READ_FRAMES or data[position + 4 : position + 5] != b"\x08"):
-            kind = f"{data[position + 4]} bits" if marker in _READ_FRAMES else f"kind SOF{marker - 0xC0}"
-            return problem(ReasonCode.IMAGE_UNSUPPORTED, f"the file is a JPEG of {kind}, which TensorFlow does not read")
-        elif marker == 0xDA:
-            if data[position + 4] == components and data.rfind(b"\xff\xd9", position) >= 0:
-                return None  # decoders read this one scan, and none behind it
-            break
-        elif marker == 0xFF:  # a fill byte
-            position += 1
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # no length follows
-            position += 2
-        else:
-            if marker in _SEQUENTIAL_FRAMES and position + 9 < len(data):
-                components = data[position + 9]
-            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    if position < 0:
-        return _unreadable(data, "it has no end marker")
-    # One look through 167 KB takes 70 µs so; find and count, 290.
-    for scans, found in enumerate(_SCAN_OR_END.finditer(data, position)):
-        if found[0] == b"\xff\xd9":
-            return None
-        if scans == MAX_SCANS:
-            return problem(ReasonCode.IMAGE_UNSUPPORTED, f"the file is a JPEG of more than {MAX_SCANS} scans, which are not read")
-    return _unreadable(data, "it has no end marker")
-
-
-def check_png(data: bytes) -> Problem | None:
-    """What Pillow lets pass: a PNG that is cut off behind its pixels, or has a wrong checksum."""
-    position = 8
-    while position + 12 <= len(data):
-        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
-        if zlib.crc32(data[position + 4 : end - 4]).to_bytes(4, "big") != data[end - 4 : end]:
-            return _unreadable(data, f"the chunk at byte {position} is cut off or has a wrong checksum")
-        name = data[position + 4 : position + 8]
-        if name[:1].isupper() and name not in (b"IHDR", b"PLTE", b"IDAT", b"IEND"):
-            return _unreadable(data, f"it can't be shown without its chunk {name!r}, which no reader knows")
-        if name == b"IEND":
-            return None
-        position = end
-    return _unreadable(data, "it has no end chunk")
-
-
-def _png_pixels(data: bytes) -> bytes:
-    """The compressed pixels of a PNG that `_check_png` has found whole."""
-    position, pixels = 8, []
-    while (name := data[position + 4 : position + 8]) != b"IEND":
-        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
-        if name == b"IDAT":
-            pixels.append(data[position + 8 : end - 4])
-        position = end
-    return b"".join(pixels)
-
-
-def check_png_rows(data: bytes, rows: bytearray | None = None) -> Problem | None:
-    """Whether as many rows are there as the header says; of interlaced ones, Pillow has to judge.
-
-    `rows` gets what they hold, each behind the byte that says how it is filtered.
-    """
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
-    if interlaced or colour not in _PNG_CHANNELS:
-        return None
-    compressed = _png_pixels(data)
-    expected = height * (1 + (width * depth * _PNG_CHANNELS[colour] + 7) // 8)
-    inflate = zlib_ng.decompressobj()  # 1.4 times as fast as zlib on photographs, 5 on flat ones
-    found = 0
-    try:
-        for start in range(0, len(compressed), 1 << 14):
-            part = inflate.decompress(compressed[start : start + (1 << 14)])
-            found += len(part)
-            if rows is not None:
-                rows += part
-            if inflate.eof or found > expected:  # what is too much, readers leave unread
-                break
-    except zlib_ng.error as error:  # type: ignore[misc]  # as the library declares it
-        return _unreadable(data, str(error))
-    if found < expected or not (inflate.eof or found > expected):
-        return _unreadable(data, f"{found} bytes of pixels are there, {expected} and a checksum expected")
-    return None
-
-
-_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-
-
-_SCAN_OR_END = re.compile(rb"\xff[\xda\xd9]")
-_FRAMES = {0xF7, *(0xC0 + number for number in range(16))} - {0xC4, 0xC8, 0xCC}
-_SEQUENTIAL_FRAMES = {0xC0, 0xC1, 0xC9}
-_READ_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # baseline, extended, progressive; the last two with arithmetic coding
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -319,9 +209,11 @@ def check_image(data: bytes, height: int, width: int, max_pixels: int, check: Im
     Where the EXIF orientation is not upright and the annotations fit the upright image, the pixels are turned; else they are
     left alone. Codes: IMAGE_CORRUPT, IMAGE_UNSUPPORTED, PIXEL_LIMIT, DIM_MISMATCH.
     """
-    wrong = _check_jpeg(data) if data.startswith(JPEG) else None
-    if wrong:
-        return wrong
+    looked = look_at_jpeg(data) if data.startswith(JPEG) else None
+    if isinstance(looked, Problem):
+        return looked
+    if looked == (height, width) and height * width <= max_pixels and check == "full" and is_clean_jpeg(data):
+        return CheckedImage(data, "jpeg", height, width, hashlib.sha256(data).hexdigest(), ())
     return _opened(data, lambda image: _check_open(image, data, (height, width), max_pixels, check))
 
 
@@ -336,11 +228,11 @@ def _opened(data: bytes, look: Callable[[Image.Image], Result]) -> Result | Prob
         with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
             return look(image)
     except UnidentifiedImageError:
-        return _unreadable(data, "unknown format")
+        return unreadable(data, "unknown format")
     except Image.DecompressionBombError as error:
         return problem(ReasonCode.PIXEL_LIMIT, str(error))
     except DAMAGED as error:
-        return _unreadable(data, str(error))
+        return unreadable(data, str(error))
 
 
 def orientation_of(image: Image.Image) -> int:

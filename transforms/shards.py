@@ -29,7 +29,8 @@ from transforms.bundles import in_window
 from transforms.claims import Claim
 from transforms.encode import MaskEncoding, encode_masks
 from transforms.examples import LabelMap, build_record, of_lvis
-from transforms.images import JPEG, CheckedImage, ImageCheck, ImageFolder, check_image, lift_cap_of_pillow, open_picture, show
+from transforms.image_files import JPEG
+from transforms.images import CheckedImage, ImageCheck, ImageFolder, check_image, lift_cap_of_pillow, open_picture, show
 from transforms.records import AnnotatedImage, Category, Problem, Reject, RunLengths, pack, reject_image
 from transforms.sharding import ShardKey, ShardPlan, in_order
 from transforms.statistics import DatasetStatistics

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from transforms import run_lengths, storage
-from transforms.images import DAMAGED, ImageFolder, check_png, check_png_rows, size_of_image
+from transforms.image_files import check_png, check_png_rows
+from transforms.images import DAMAGED, ImageFolder, size_of_image
 from transforms.records import Problem, ReasonCode, RunLengths, problem
 from transforms.run_lengths import ValueRuns, value_runs
 
