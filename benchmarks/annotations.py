@@ -22,7 +22,7 @@ from make_data import write_coco
 from beam_pipeline.run import LOCAL_RUNNER
 from transforms import coders, memory
 from transforms.sources.coco import ReadCoco, cut_file, read_block
-from transforms.sources.coco_json import MAX_PIXELS, parse_annotations, parse_image, split_block
+from transforms.sources.coco_json import parse_annotations, parse_images
 
 INSTANCES, WIDTH, HEIGHT = 7, 640, 480
 BYTES_AN_IMAGE = 4300  # of JSON
@@ -35,7 +35,7 @@ def read(path: Path) -> int:
     for block in cut_file(str(path), 1):
         data = read_block(block)
         if block.key == "images":
-            count += len([parse_image(raw, MAX_PIXELS) for raw in split_block(data)])
+            count += len(parse_images(data))
         elif block.key == "annotations":
             count += len(parse_annotations(data))
     return count

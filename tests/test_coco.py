@@ -50,7 +50,6 @@ from transforms.sources.coco_json import (
     CocoDuplicate,
     CocoImage,
     parse_categories,
-    parse_image,
     split_block,
 )
 
@@ -364,6 +363,15 @@ def test_no_annotation_raises_and_each_gives_one_part_that_can_be_packed(entry: 
 
 
 # --------------------------------------------------------------------------------------------------------- images
+
+
+def parse_image(raw: bytes, max_pixels: int) -> CocoImage | Reject:
+    """An element alone, which among others is the same."""
+    found = coco_json.parse_image(raw, max_pixels)
+    plain = CocoImage(9, "b.jpg", 2, 3)
+    block = b",".join([b'{"id": 9, "file_name": "b.jpg", "height": 2, "width": 3}', raw, b""])
+    assert coco_json.parse_images(block, max_pixels) == [plain, found]
+    return found
 
 
 def test_a_valid_image_is_read() -> None:

@@ -57,7 +57,6 @@ ODD: list[bytes] = [
     b"[[1, 2], 3, [4, 5]]",
     b"[[1, 2],, [4, 5]]",
     b"[ [1, 2, 3, 4] ]",
-    b"[[1, 2, 3, 4]\n]",
     b'{"counts": "k5", "size": [17, 11]}',
     b"[[2e7, 0, 1, 1, 2, 2]]",
     b"[[1, 2, 1e308, 2, 3, 3]]",
@@ -80,6 +79,10 @@ def test_what_is_no_plain_outline_is_left_to_be_looked_at(odd: bytes) -> None:
     plain = Polygons.pack(PLAIN)
     assert pack_outlines([text(PLAIN), odd, text(PLAIN)]) == [plain, None, plain]
     assert pack_outlines([odd]) == [None]
+
+
+def test_space_does_not_matter() -> None:
+    assert pack_outlines([b"[[1.5 ,2,\t3, 4.25,\n5, 6 ]\n]"]) == [Polygons.pack(PLAIN)]
 
 
 @pytest.mark.parametrize("broken", BROKEN)

@@ -47,7 +47,7 @@ from transforms.sources.coco_json import (
     pack_parts,
     parse_annotations,
     parse_categories,
-    parse_image,
+    parse_images,
     size_of_part,
     split_block,
     unpack_parts,
@@ -173,7 +173,7 @@ class ParseBlocks(beam.DoFn):  # type: ignore[misc]
         pixels = 0
         parts: Sequence[Part | Reject]
         if block.key == "images":
-            parts = [parse_image(raw, self.max_pixels) for raw in split_block(data)]
+            parts = parse_images(data, self.max_pixels)
         elif self.panoptic:
             parts = parse_panoptic(data, masks_folder(block.path, self.masks), self.max_pixels)
         else:

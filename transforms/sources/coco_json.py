@@ -150,6 +150,7 @@ _annotation = msgspec.json.Decoder(_Annotation)
 _outlined = msgspec.json.Decoder(_Outlined)
 _outlined_list = msgspec.json.Decoder(list[_Outlined])
 _image = msgspec.json.Decoder(_Image)
+_image_list = msgspec.json.Decoder(list[_Image])
 
 
 def is_int(value: object) -> bool:
@@ -314,6 +315,23 @@ def _annotated(entry: _Annotation | _Outlined, image_id: int, shape: Shape) -> C
     return CocoAnnotation(image_id, instance)
 
 
+def parse_images(block: bytes, max_pixels: int = MAX_PIXELS) -> list[CocoImage | Reject]:
+    """The elements of a block of `images`, in order. Raises `InputError` only for what is not JSON."""
+    try:
+        entries = _image_list.decode(_as_list(block))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return [parse_image(raw, max_pixels) for raw in split_block(block)]
+    return [_plain_image(entry, max_pixels) or _image_of(msgspec.structs.asdict(entry), max_pixels) for entry in entries]
+
+
+def _plain_image(entry: _Image, max_pixels: int) -> CocoImage | None:
+    """What almost all entries are, in a third of the time."""
+    has_lists = entry.neg_category_ids is not None or entry.not_exhaustive_category_ids is not None
+    if has_lists or not is_int(entry.id) or not entry.file_name or check_pixels(entry.height, entry.width, max_pixels):
+        return None
+    return CocoImage(int(entry.id), entry.file_name, entry.height, entry.width)
+
+
 def parse_image(raw: bytes, max_pixels: int) -> CocoImage | Reject:
     """One element of `images` from its JSON; a `Reject` where not even the id can be made out."""
     try:
@@ -328,6 +346,10 @@ def parse_image(raw: bytes, max_pixels: int) -> CocoImage | Reject:
         fields: dict[str, Any] = loaded
     else:
         fields = msgspec.structs.asdict(entry)
+    return _image_of(fields, max_pixels)
+
+
+def _image_of(fields: dict[str, Any], max_pixels: int) -> CocoImage | Reject:
     image_id = image_id_of(fields.get("id"))
     if image_id is None:
         wrong = _field("id", fields.get("id"), "a 64-bit integer or a string of digits")

@@ -6,7 +6,6 @@ points, where 3 µs do.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,9 +15,6 @@ import simdjson
 
 from transforms.records import LARGEST_PACKED, Polygons
 
-_RINGS = re.compile(rb"\[\[[^][]+\](?:, ?\[[^][]+\])*\]")
-_BETWEEN = re.compile(rb"\], ?\[")
-
 
 def pack_outlines(texts: Sequence[bytes]) -> list[Polygons | None]:
     """Each text of a list of rings `[[x0, y0, …], …]` as `Polygons.pack` gives it; None where that is to be found out otherwise.
@@ -26,13 +22,15 @@ def pack_outlines(texts: Sequence[bytes]) -> list[Polygons | None]:
     That is so for what is no list of rings, for empty rings, for white space at odd places, and for large coordinates.
     """
     found: list[Polygons | None] = [None] * len(texts)
-    rings_of = [_ring_lengths(text) for text in texts]
-    plain = [index for index, rings in enumerate(rings_of) if rings]
-    lengths = [rings_of[index] for index in plain]
-    values = _numbers([texts[index] for index in plain])
-    counts = np.fromiter(map(sum, lengths), np.int64, len(lengths))
-    if not plain or values is None or values.size != counts.sum():
+    plain = [index for index, text in enumerate(texts) if text.startswith(b"[[")]
+    read = _read([texts[index] for index in plain])
+    if read is None:  # because of some of them
+        plain = [index for index in plain if _read([texts[index]])]
+        read = _read([texts[index] for index in plain])
+    if not plain or read is None:
         return found
+    lengths, values = read
+    counts = np.fromiter(map(sum, lengths), np.int64, len(lengths))
     stops = np.cumsum(counts)
     starts = stops - counts
     with np.errstate(over="ignore", invalid="ignore"):  # of what is too large
@@ -64,17 +62,16 @@ def pack_outlines(texts: Sequence[bytes]) -> list[Polygons | None]:
     return found
 
 
-def _ring_lengths(text: bytes) -> tuple[int, ...]:
-    """How many values each ring has, if the text is JSON; none where it is not a list of rings with something in them."""
-    if text.startswith(b"[[") and text.endswith(b"]") and 2 < text.find(b"]") == len(text) - 2 and text.find(b"[", 2) < 0:
-        return (text.count(b",") + 1,)  # one ring, as almost all have
-    return tuple(ring.count(b",") + 1 for ring in _BETWEEN.split(text)) if _RINGS.fullmatch(text) else ()
-
-
-def _numbers(texts: Sequence[bytes]) -> npt.NDArray[np.float64] | None:
-    """All numbers in JSON lists, one after the other, as float64; None where there are other things in them."""
+def _read(texts: Sequence[bytes]) -> tuple[list[tuple[int, ...]], npt.NDArray[np.float64]] | None:
+    """How many numbers each ring of each list has, and all numbers, one after the other; None where there are other things."""
+    joined = b"[" + b",".join(texts) + b"]"
     try:
-        parsed: Any = simdjson.Parser().parse(b"[" + b",".join(texts) + b"]")
-        return np.frombuffer(parsed.as_buffer(of_type="d"), np.float64)
+        parsed: Any = simdjson.Parser().parse(joined)
+        lengths = [tuple(map(len, rings)) for rings in parsed]
+        values = np.frombuffer(parsed.as_buffer(of_type="d"), np.float64)
     except (ValueError, RuntimeError, TypeError):
         return None
+    numbers, lists = sum(map(sum, lengths)), 1 + len(texts) + sum(map(len, lengths))
+    # `as_buffer` takes what lies deeper as well.
+    is_plain = values.size == numbers and joined.count(b"[") == lists and all(map(all, lengths))
+    return (lengths, values) if is_plain else None
