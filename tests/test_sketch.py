@@ -84,7 +84,7 @@ def check_accuracy(values: npt.NDArray[np.float64]) -> None:
 @example(value=2.0**52 + 1)
 def test_a_value_has_the_same_key_alone_and_among_many_and_its_bin_is_narrow(value: float) -> None:
     key = MAPPING.key(value)
-    assert Values.of(np.array([value, 0.0])).keys == [key, ZERO]
+    assert Values.of(np.array([value, 0.0])).keys.tolist() == [key, ZERO]
     low, high = MAPPING.value(key - 1), MAPPING.value(key)
     rounding = 1 + 2**-40  # a key is computed in a float
     assert low / rounding < value <= high * rounding
@@ -127,7 +127,7 @@ def test_sketches_of_parts_merge_to_that_of_the_whole(values: list[float], cut: 
     one.merge(other)
     assert one == whole
     assert one.as_json() == whole.as_json()
-    assert sum(whole.bins.values()) == whole.count == len(values)
+    assert sum(count for _, count in whole.values()) == whole.count == len(values)
 
 
 def test_a_value_several_times() -> None:
@@ -160,7 +160,7 @@ def test_the_number_of_bins_is_bounded_by_the_range() -> None:
     sketch = Sketch()
     for _ in range(20):
         sketch.add_all(Values.of(draw.uniform(1, 2**20, 10_000)))
-    assert len(sketch.bins) <= 20 * BINS_A_DOUBLING
+    assert len(sketch.values()) <= 20 * BINS_A_DOUBLING
 
 
 def test_a_sketch_as_json() -> None:

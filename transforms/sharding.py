@@ -123,7 +123,7 @@ def in_order(batches: Iterable[bytes]) -> list[AnnotatedImage]:
 class PackByShard(beam.DoFn):  # type: ignore[misc]
     """AnnotatedImage → (shard, batch of images)."""
 
-    WAITING_BYTES = 8 << 20
+    WAITING_BYTES = 4 << 20
 
     def __init__(self, splits: Splits, spill_folder: str | None) -> None:
         self.splits = splits

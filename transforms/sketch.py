@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import msgspec
@@ -43,6 +42,7 @@ class Mapping(LinearlyInterpolatedMapping):  # type: ignore[misc]
         return bound
 
 
+Integers = npt.NDArray[np.int64]
 MAPPING = Mapping()
 ZERO = -(1 << 20)
 """The key of 0, below those of all other values."""
@@ -52,7 +52,7 @@ class Values(NamedTuple):
     """Finite values ≥ 0, with what a sketch wants of each, looked up for many at once."""
 
     values: Sequence[float]
-    keys: Sequence[int]
+    keys: npt.NDArray[np.int64]
     millionths: Sequence[int]
 
     @classmethod
@@ -62,7 +62,7 @@ class Values(NamedTuple):
         mantissas, exponents = np.frexp(values)
         keys = np.ceil((2 * mantissas - 1 + (exponents - 1)) * BINS_A_DOUBLING).astype(np.int64)
         millionths = [int(value) for value in np.rint(values * MILLION).tolist()]
-        return cls(values.tolist(), np.where(values > 0, keys, ZERO).tolist(), millionths)
+        return cls(values.tolist(), np.where(values > 0, keys, ZERO), millionths)
 
     def part(self, start: int, stop: int) -> Values:
         """Those from `start` to before `stop`."""
@@ -73,7 +73,8 @@ class Sketch(msgspec.Struct, array_like=True):
     """A distribution of values ≥ 0. Count, sums, `low` and `high` are exact; quantiles are within 1 %.
 
     `total` and `squares` are the sums of the values' millionths and of their squares, whole numbers of any size, big-endian:
-    msgpack's own end at 64 bits. `bins` counts values by the key of `Mapping`; there are at most 128 for each doubling.
+    msgpack's own end at 64 bits. `bin_keys` are the keys of `Mapping` that have values, at most 128 for each doubling, ascending,
+    int32; `bin_counts` says how many, in unsigned numbers as wide as the largest needs. A dict would take ten times the memory.
     """
 
     count: int = 0
@@ -81,7 +82,8 @@ class Sketch(msgspec.Struct, array_like=True):
     squares: bytes = b""
     low: float = math.inf
     high: float = -math.inf
-    bins: dict[int, int] = {}
+    bin_keys: bytes = b""
+    bin_counts: bytes = b""
 
     def add(self, value: float, times: int = 1) -> None:
         """Counts one value ≥ 0, several times."""
@@ -89,7 +91,7 @@ class Sketch(msgspec.Struct, array_like=True):
             key = MAPPING.key(value) if value > 0 else ZERO
             millionths = round(value * MILLION)
             self._add(times, millionths * times, millionths**2 * times, float(value), float(value))
-            self.bins[key] = self.bins.get(key, 0) + times
+            self._count(np.array([key]), np.array([times]))
 
     def add_all(self, some: Values) -> None:
         """Counts each of several values."""
@@ -97,14 +99,12 @@ class Sketch(msgspec.Struct, array_like=True):
             millionths = some.millionths
             squares = sum(map(int.__mul__, millionths, millionths))
             self._add(len(some.values), sum(millionths), squares, min(some.values), max(some.values))
-            for key in some.keys:
-                self.bins[key] = self.bins.get(key, 0) + 1
+            self._count(some.keys, np.ones(len(some.keys), np.int64))
 
     def merge(self, other: Sketch) -> None:
         """Takes in the other's values."""
         self._add(other.count, _number(other.total), _number(other.squares), other.low, other.high)
-        for key, count in other.bins.items():
-            self.bins[key] = self.bins.get(key, 0) + count
+        self._count(*other._bins())
 
     def _add(self, count: int, total: int, squares: int, low: float, high: float) -> None:
         self.count += count
@@ -112,10 +112,29 @@ class Sketch(msgspec.Struct, array_like=True):
         self.squares = _bytes(_number(self.squares) + squares)
         self.low, self.high = min(self.low, low), max(self.high, high)
 
+    def _bins(self) -> tuple[Integers, Integers]:
+        """Keys, ascending, and counts."""
+        keys = np.frombuffer(self.bin_keys, "<i4")
+        counts = np.frombuffer(self.bin_counts, f"<u{len(self.bin_counts) // len(keys) if len(keys) else 1}")
+        return keys.astype(np.int64), counts.astype(np.int64)
+
+    def _count(self, keys: Integers, counts: Integers) -> None:
+        """Adds to the bins of these keys, which may be there several times."""
+        own_keys, own_counts = self._bins()
+        keys, counts = np.concatenate((own_keys, keys)), np.concatenate((own_counts, counts))
+        if not keys.size:
+            return
+        order = np.argsort(keys, kind="stable")
+        firsts = np.flatnonzero(np.diff(keys[order], prepend=keys[order[0]] - 1))
+        sums = np.add.reduceat(counts[order], firsts)
+        self.bin_keys = keys[order[firsts]].astype("<i4").tobytes()
+        self.bin_counts = sums.astype(np.min_scalar_type(int(sums.max())).newbyteorder("<")).tobytes()
+
     @property
     def zeros(self) -> int:
         """How many values are 0."""
-        return self.bins.get(ZERO, 0)
+        keys, counts = self._bins()
+        return int(counts[keys == ZERO].sum())
 
     @property
     def mean(self) -> float:
@@ -138,10 +157,9 @@ class Sketch(msgspec.Struct, array_like=True):
         """The quantiles for several shares: of the values in order, that at `share` · (count - 1), rounded down."""
         if not self.count:
             raise ValueError("a sketch without values has no quantiles")
-        keys = sorted(self.bins)
-        ends = list(accumulate(self.bins[key] for key in keys))
-        found = (keys[bisect_right(ends, share * (self.count - 1))] for share in shares)
-        return [self._value(key) for key in found]
+        keys, counts = self._bins()
+        ends = np.cumsum(counts).tolist()
+        return [self._value(int(keys[bisect_right(ends, share * (self.count - 1))])) for share in shares]
 
     def _value(self, key: int) -> float:
         value = 0.0 if key == ZERO else MAPPING.value(key)
@@ -149,12 +167,14 @@ class Sketch(msgspec.Struct, array_like=True):
 
     def values(self) -> list[tuple[float, int]]:
         """What stands for the values of a bin, within 1 %, and how many there are; ascending."""
-        return [(self._value(key), count) for key, count in sorted(self.bins.items())]
+        keys, counts = self._bins()
+        return [(self._value(key), count) for key, count in zip(keys.tolist(), counts.tolist(), strict=True)]
 
     def counts(self) -> list[tuple[float, float, int]]:
         """The bins: from (excluded), to, count; ascending. That of 0 is from 0 to 0."""
-        bounds = ((0.0, 0.0) if key == ZERO else (MAPPING.value(key - 1), MAPPING.value(key)) for key in sorted(self.bins))
-        return [(low, high, self.bins[key]) for (low, high), key in zip(bounds, sorted(self.bins), strict=True)]
+        keys, counts = self._bins()
+        bounds = ((0.0, 0.0) if key == ZERO else (MAPPING.value(key - 1), MAPPING.value(key)) for key in keys.tolist())
+        return [(low, high, count) for (low, high), count in zip(bounds, counts.tolist(), strict=True)]
 
     def as_json(self) -> dict[str, Any]:
         """For `statistics.json`; all but `count`, `min` and `max` in six digits."""

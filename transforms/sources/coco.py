@@ -59,7 +59,7 @@ LISTS = frozenset({"images", "annotations", "categories"})
 BUCKET_BYTES = 8 << 20  # of JSON
 FEW_BUCKETS, SMALL_BUCKET_BYTES = 32, 1 << 20
 """Of a file that would have fewer buckets, they are smaller: of seven, one of two workers had four, and the other waited."""
-BLOCKS_AHEAD = 8  # of 1 MB; a bucket far away takes 50 ms and more for each
+BLOCKS_AHEAD, LOCAL_BLOCKS_AHEAD = 8, 1  # of 1 MB; a bucket far away takes 50 ms and more for each
 ID_SHARE = 32
 """The buckets for ids are so many times fewer: a pair of ids takes that much less than its annotation."""
 _numbers = msgspec.msgpack.Decoder(list[int])
@@ -127,7 +127,7 @@ def unpack_id_pairs(sections: list[bytes]) -> npt.NDArray[np.int64]:
 class ParseBlocks(beam.DoFn):  # type: ignore[misc]
     """FileBlock → (bucket, packed parts); and, tagged, (bucket, packed id pairs), rejects, census, categories, stuff."""
 
-    WAITING_BYTES = 8 << 20
+    WAITING_BYTES = 4 << 20
 
     def __init__(self, max_pixels: int, spill_folder: str | None, panoptic: bool = False, masks: str | None = None) -> None:
         self.max_pixels, self.panoptic, self.masks = max_pixels, panoptic, masks
@@ -149,7 +149,7 @@ class ParseBlocks(beam.DoFn):  # type: ignore[misc]
 
     def process(self, block: FileBlock) -> Iterator[Any]:
         self.reading.append((block, self.pool.submit(read_block, block)))
-        if len(self.reading) > BLOCKS_AHEAD:
+        if len(self.reading) > (LOCAL_BLOCKS_AHEAD if storage.is_local(block.path) else BLOCKS_AHEAD):
             yield from self._parse_next()
 
     def _parse_next(self) -> Iterator[Any]:
