@@ -35,7 +35,7 @@ from beam_pipeline.publish import prepare_output, reject_examples
 from beam_pipeline.terminal import Terminal, duration, quiet, watch_progress
 from beam_pipeline.trainer_bases import MODEL_GARDEN
 from beam_pipeline.trainer_config import check_place
-from beam_pipeline.worker_processes import forked_workers
+from beam_pipeline.worker_processes import bundles_end_at_once, forked_workers
 from transforms import storage
 from transforms.categories import read_rules
 from transforms.claims import SCRATCH, Claim, claimed_by
@@ -231,6 +231,8 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome | None:
         if on_dataflow:
             pipeline_options = until_done.enter_context(dataflow.prepared(options, flags))
         else:
+            if local:
+                until_done.enter_context(bundles_end_at_once())
             if local and may_use_processes(options):
                 start_worker = until_done.enter_context(forked_workers())  # before there is any thread
             pipeline_options = PipelineOptions([*flags, f"--runner={runner}"])

@@ -25,8 +25,11 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from apache_beam.runners.worker import statesampler
+
 from beam_pipeline.interrupts import TO_DELETE
 
+LOOK_EVERY_MS = 20
 _HAND_ON = """\
 import json, os, socket, sys
 os.chdir(sys.argv[1])
@@ -37,6 +40,23 @@ worker.shutdown(socket.SHUT_WR)
 sys.exit(worker.recv(1) != b"0")
 """
 """The command's program: it ends when the worker does; a worker that is killed says nothing."""
+
+
+@contextmanager
+def bundles_end_at_once() -> Iterator[None]:
+    """Within the block, and in what is forked there: Beam looks fifty times a second at which step is at work.
+
+    By itself it looks five times a second, and whoever ends a bundle waits until it has looked once more: 0.1 s on the average at
+    each of four long stages.
+    """
+    init = statesampler.StateSampler.__init__
+    usual = init.__defaults__
+    if usual == (statesampler.DEFAULT_SAMPLING_PERIOD_MS,):
+        init.__defaults__ = (min(LOOK_EVERY_MS, *usual),)
+    try:
+        yield
+    finally:
+        init.__defaults__ = usual
 
 
 @contextmanager

@@ -896,7 +896,8 @@ def test_blocks_are_read_ahead_and_parsed_in_order(tmp_path: Path) -> None:
     parse = coco.ParseBlocks(1000, None)
     parse.setup()
     parse.start_bundle()
-    with mock.patch.object(coco, "read_block", read):
+    far_away = mock.patch.object(coco.storage, "is_local", return_value=False)
+    with mock.patch.object(coco, "read_block", read), far_away:
         out = []
         for number in range(2 * coco.BLOCKS_AHEAD):
             out += parse.process(block._replace(offset=number))

@@ -15,16 +15,18 @@ from typing import Any
 
 import psutil
 import pytest
+from apache_beam.runners.worker import statesampler
+from apache_beam.utils.counters import CounterFactory
 from conftest import Data, Output, digests
 
-from beam_pipeline.worker_processes import forked_workers
+from beam_pipeline.worker_processes import LOOK_EVERY_MS, bundles_end_at_once, forked_workers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Beam starts its workers by itself")
 
 JOB = """\
 import json, logging, os, resource, signal, subprocess, sys, time
 from apache_beam.runners.worker import sdk_worker_main
-from beam_pipeline.worker_processes import forked_workers
+from beam_pipeline.worker_processes import LOOK_EVERY_MS, bundles_end_at_once, forked_workers
 
 def work(_):
     print(json.dumps([os.getpid(), "HOME" in os.environ, os.environ["TOLD"]]), flush=True)
@@ -123,3 +125,15 @@ def test_a_job_whose_workers_are_forked_writes_the_same(demo_data: Data, demo_ou
     assert len(seen) == 2
     assert digests(output) == digests(demo_output.folder)
     assert not [pid for pid in seen if os.path.exists(f"/proc/{pid}")]
+
+
+def test_within_a_job_no_bundle_waits_for_beams_next_look() -> None:
+    def period() -> int:
+        return int(statesampler.StateSampler("a", CounterFactory()).sampling_period_ms)
+
+    usual = period()
+    assert usual == statesampler.DEFAULT_SAMPLING_PERIOD_MS > LOOK_EVERY_MS
+    with pytest.raises(KeyError), bundles_end_at_once():
+        assert period() == LOOK_EVERY_MS
+        raise KeyError
+    assert period() == usual

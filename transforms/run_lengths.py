@@ -45,22 +45,26 @@ def decode_counts(counts: bytes) -> Runs | Problem:
 def _numbers(characters: npt.NDArray[np.uint8], ends: npt.NDArray[np.intp]) -> Runs:
     """The signed numbers in characters (less 48), each of which ends at one of `ends`."""
     if len(ends) <= _AT_ONCE:
-        return _few_numbers(characters.astype(np.int64), ends)
+        return _few_numbers(characters, ends)
     numbers = np.empty(len(ends), np.int64)
     first = 0
     for at in range(0, len(ends), _AT_ONCE):
         behind = int(ends[at : at + _AT_ONCE][-1]) + 1
-        numbers[at : at + _AT_ONCE] = _few_numbers(characters[first:behind].astype(np.int64), ends[at : at + _AT_ONCE] - first)
+        numbers[at : at + _AT_ONCE] = _few_numbers(characters[first:behind], ends[at : at + _AT_ONCE] - first)
         first = behind
     return numbers
 
 
-def _few_numbers(characters: Runs, ends: npt.NDArray[np.intp]) -> Runs:
+def _few_numbers(characters: npt.NDArray[np.uint8], ends: npt.NDArray[np.intp]) -> Runs:
     starts = np.concatenate(([0], ends[:-1] + 1))
     groups = ends - starts + 1
-    place = np.arange(characters.size) - np.repeat(starts, groups)
-    numbers: Runs = np.add.reduceat((characters & 31) << (5 * place), starts)
-    numbers -= (characters[ends] >> 4 & 1) << (5 * groups)
+    numbers: Runs = (characters[starts] & 31).astype(np.int64)
+    longer, place = np.flatnonzero(groups > 1), 1
+    while longer.size:  # seven times at most; three of four numbers have one character
+        numbers[longer] |= (characters[starts[longer] + place] & 31).astype(np.int64) << 5 * place
+        place += 1
+        longer = longer[groups[longer] > place]
+    numbers -= (characters[ends] >> 4 & 1).astype(np.int64) << 5 * groups
     return numbers
 
 
