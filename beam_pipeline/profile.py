@@ -13,11 +13,13 @@ from types import FrameType
 PARTS = {
     "sources": "parse annotations",
     "rasterize": "rasterize",
+    "polygons": "rasterize",
     "run_lengths": "run lengths",
     "batches": "pack for the shuffle",
     "columns": "pack for the shuffle",
     "coders": "pack for the shuffle",
     "images": "check images",
+    "image_files": "check images",
     "png": "encode masks",
     "encode": "encode masks",
     "examples": "records",

@@ -280,6 +280,14 @@ def test_good_and_bad_polygons_of_images_of_several_sizes_are_drawn_as_each_alon
         assert drawing.draw_polygons(shapes[::-1]) == alone[::-1]
 
 
+def test_of_a_thousand_small_polygons_together_each_is_drawn():
+    """Of which pycocotools can't count so many at once."""
+    rings = [[x, y, x + 3, y, x + 3, y + 2] for x in range(40) for y in range(25)]
+    drawn = drawing.draw_polygons([(polygons(ring), 30, 50) for ring in rings])
+    for ring, one in zip(rings, drawn, strict=True):
+        np.testing.assert_array_equal(run_lengths.to_mask(one.mask), ann_to_mask([ring], 30, 50))
+
+
 def test_a_polygon_without_area_has_no_mask():
     assert rasterize_one(instance(polygons([1, 1, 3, 1, 2, 1])), 4, 5).code == "EMPTY_MASK"
 

@@ -22,6 +22,7 @@ MAX_POINTS = 100_000  # of one annotation, by default
 MAX_COORDINATE = 1e5  # pixels; pycocotools takes gigabytes from 1e6 on
 MAX_OUTLINE = 2e6  # pixels along all rings; pycocotools walks them in fifths, some 50 bytes a step
 NUMBERS_AT_ONCE = 1 << 13  # of polygons that are drawn together
+AREAS_AT_ONCE = 255  # of more masks than these, pycocotools' `area` raises
 FEW_SIDES = 64  # of so many, each is compared with each: 5 µs for 30, where the other way takes 40
 FEW_PAIRS = 1 << 12  # of sides: to compare them takes no longer than numpy's calls
 MAX_PAIRS = 1 << 21  # of sides that are compared in one ring, which takes 0.2 s
@@ -70,7 +71,9 @@ def _draw_few(shapes: Sequence[tuple[Polygons, int, int]]) -> list[Drawn | Probl
         masks += [_enclosed(list(islice(parts, len(rings[place]))), polygons[place].holes, height, width) for place in same]
     crossed = iter(cross_themselves([ring for place in good for ring in hundredths[place]]))
     found: list[Drawn | Problem | None] = list(wrong)
-    for place, mask, area in zip(good, masks, cocomask.area(masks).tolist() if masks else (), strict=True):
+    parts_of = (masks[first : first + AREAS_AT_ONCE] for first in range(0, len(masks), AREAS_AT_ONCE))
+    areas = [area for some in parts_of for area in cocomask.area(some).tolist()]
+    for place, mask, area in zip(good, masks, areas, strict=True):
         fixes = [Fix.POLYGON_CLIPPED.name] if clipped[place] else []
         if any(list(islice(crossed, len(rings[place])))):
             fixes.append(Fix.POLYGON_CROSSES_ITSELF.name)
