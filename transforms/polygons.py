@@ -71,8 +71,8 @@ def _draw_few(shapes: Sequence[tuple[Polygons, int, int]]) -> list[Drawn | Probl
         masks += [_enclosed(list(islice(parts, len(rings[place]))), polygons[place].holes, height, width) for place in same]
     crossed = iter(cross_themselves([ring for place in good for ring in hundredths[place]]))
     found: list[Drawn | Problem | None] = list(wrong)
-    parts_of = (masks[first : first + AREAS_AT_ONCE] for first in range(0, len(masks), AREAS_AT_ONCE))
-    areas = [area for some in parts_of for area in cocomask.area(some).tolist()]
+    batches = (masks[first : first + AREAS_AT_ONCE] for first in range(0, len(masks), AREAS_AT_ONCE))
+    areas = [area for some in batches for area in cocomask.area(some).tolist()]
     for place, mask, area in zip(good, masks, areas, strict=True):
         fixes = [Fix.POLYGON_CLIPPED.name] if clipped[place] else []
         if any(list(islice(crossed, len(rings[place])))):
