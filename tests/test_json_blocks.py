@@ -170,8 +170,12 @@ def test_only_the_lists_asked_for_are_cut() -> None:
     assert {block.key for block in cut(SMALL, frozenset({"images"}))} == {"images"}
 
 
-def test_a_byte_order_mark_is_skipped() -> None:
-    assert parsed_lists(b"\xef\xbb\xbf" + SMALL) == parsed_lists(SMALL)
+@pytest.mark.parametrize("chunk", [1, 2, 3, 1 << 20])
+def test_a_byte_order_mark_is_skipped(chunk: int) -> None:
+    with chunks_of(chunk):
+        assert parsed_lists(b"\xef\xbb\xbf" + SMALL) == parsed_lists(SMALL)
+        assert error_of(b"\xef\xbb\xbf") == "JSON_INVALID: file.json: the file is empty"
+        assert "expected a JSON object, found b'\\xef\\xbb" in error_of(b"\xef\xbb" + SMALL)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 20])

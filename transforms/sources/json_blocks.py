@@ -8,6 +8,7 @@ a time; that takes 2–3 ns a byte.
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -130,6 +131,7 @@ def cut_blocks(read: Callable[[int], bytes], keys: frozenset[str], name: str, la
     structure = _Structure()
     offset = 0  # of the chunk at hand
     began = finished = False
+    beginning = b""
     key = b""  # the last string directly in the object; b"" for one too long to be a list's name
     key_begun = b""  # its beginning, where it straddles two chunks
     open_list: str | None = None
@@ -145,11 +147,12 @@ def cut_blocks(read: Callable[[int], bytes], keys: frozenset[str], name: str, la
         if finished and chunk.strip():
             raise invalid("there is more after the end of the object")
         if not began:
-            start = chunk.removeprefix(b"\xef\xbb\xbf").lstrip()
-            if start and not start.startswith(b"{"):
-                compressed = " (it looks compressed: unpack it first)" if chunk.startswith((b"\x1f\x8b", b"PK", b"BZh")) else ""
+            beginning = beginning + chunk if len(beginning) < len(BOM_UTF8) else chunk  # the mark, too, may straddle two chunks
+            start = beginning.removeprefix(BOM_UTF8).lstrip()
+            if not BOM_UTF8.startswith(start) and not start.startswith(b"{"):
+                compressed = " (it looks compressed: unpack it first)" if start.startswith((b"\x1f\x8b", b"PK", b"BZh")) else ""
                 raise invalid(f"expected a JSON object, found {start[:12]!r} at its beginning{compressed}")
-            began = bool(start)
+            began = start.startswith(b"{")
         at, deltas, depths, ends_string = structure.scan(chunk)
         if at.size and depths.max() > MAX_DEPTH:
             raise invalid(f"nested deeper than {MAX_DEPTH} levels at byte {offset + int(at[depths > MAX_DEPTH][0])}")
