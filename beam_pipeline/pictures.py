@@ -105,17 +105,21 @@ def _background(image: WrittenImage, side: int) -> Image.Image:
 
 
 def _paint_mask(picture: Image.Image, one: WrittenInstance, pixels: Mask, line: int, tinted: bool) -> None:
-    mask = Image.fromarray(pixels)
-    found = mask.getbbox()
-    if found is None:
+    height, width = pixels.shape
+    rows = np.flatnonzero(pixels.max(axis=1))
+    if not rows.size:
         return
-    down, across = picture.height / mask.height, picture.width / mask.width
-    left, top = math.floor(found[0] * across), math.floor(found[1] * down)
-    right = min(picture.width, math.ceil(found[2] * across))
-    bottom = min(picture.height, math.ceil(found[3] * down))
-    source = left / across, top / down, min(right / across, mask.width), min(bottom / down, mask.height)
-    full = mask.point([0] + [255] * 255)
-    covered = np.asarray(full.resize((right - left, bottom - top), Image.Resampling.BOX, source))
+    columns = np.flatnonzero(pixels[rows[0] : rows[-1] + 1].max(axis=0))
+    down, across = picture.height / height, picture.width / width
+    left, top = math.floor(columns[0] * across), math.floor(rows[0] * down)
+    right = min(picture.width, math.ceil((columns[-1] + 1) * across))
+    bottom = min(picture.height, math.ceil((rows[-1] + 1) * down))
+    source = left / across, top / down, min(right / across, width), min(bottom / down, height)
+    before, above = int(source[0]), int(source[1])
+    part = pixels[above : math.ceil(source[3]), before : math.ceil(source[2])]  # of large images, most masks are small
+    full = Image.fromarray(np.where(part, 255, 0).astype(np.uint8))
+    within = source[0] - before, source[1] - above, source[2] - before, source[3] - above
+    covered = np.asarray(full.resize((right - left, bottom - top), Image.Resampling.BOX, within))
     inside = covered >= max(1, min(128, int(covered.max())))
     edge = _edge(inside, line)
     tint: npt.NDArray[np.int64] | int = FILL

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from PIL import Image
 
 from transforms import storage
+from transforms.image_files import grey_pixels
 from transforms.records import FLAGS, Attributes, Box, InputError
 from transforms.run_lengths import Mask
 from transforms.tfrecord import FOOTER_BYTES, HEADER_BYTES, read_with_offsets, record_length
@@ -52,6 +53,9 @@ class WrittenInstance(NamedTuple):
     def mask(self) -> Mask | None:
         """The mask, uint8 0/1, shape (height, width); None where there is none. Decoded anew each time."""
         if isinstance(self.stored_mask, bytes):
+            plain = grey_pixels(self.stored_mask)
+            if plain is not None:
+                return plain
             with Image.open(io.BytesIO(self.stored_mask), formats=("PNG",)) as image:
                 return np.asarray(image)  # of a palette, the indices
         return None if self.stored_mask is None else self.stored_mask.astype(np.uint8)

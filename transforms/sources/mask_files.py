@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from transforms import run_lengths, storage
-from transforms.image_files import check_png, check_png_rows
+from transforms.image_files import check_png, check_png_rows, unfiltered
 from transforms.images import DAMAGED, ImageFolder, size_of_image
 from transforms.records import Problem, ReasonCode, RunLengths, problem
 from transforms.run_lengths import ValueRuns, value_runs
@@ -62,7 +62,7 @@ def decode_ids(data: bytes, name: str, max_pixels: int, what: What = "values") -
             # Of what is cut off, Pillow makes zeros.
             if image.format == "PNG" and (wrong := check_png(data) or check_png_rows(data, rows)):
                 return problem(ReasonCode.MASK_INVALID, f"the mask {name}: {wrong.message}")
-            if rows and (plain := _unfiltered(rows, image.height, image.width)) is not None:
+            if rows and (plain := unfiltered(rows, image.height, image.width)) is not None:
                 return plain
             if what == "alpha" and image.has_transparency_data:
                 return np.asarray(image.convert("RGBA").getchannel("A"))
@@ -80,17 +80,6 @@ def decode_ids(data: bytes, name: str, max_pixels: int, what: What = "values") -
     if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
         return problem(ReasonCode.MASK_INVALID, f"the mask {name} has pixels of the kind {image.mode}, expected whole numbers")
     return values
-
-
-def _unfiltered(rows: bytearray, height: int, width: int) -> Ids | None:
-    """The pixels of a PNG's rows, a byte each, if no row is filtered, as where there is a palette.
-
-    Pillow, which has to decode all others, takes nine times as long.
-    """
-    if len(rows) < height * (1 + width):
-        return None
-    filters_and_pixels = np.frombuffer(rows, np.uint8, height * (1 + width)).reshape(height, 1 + width)
-    return None if filters_and_pixels[:, 0].any() else filters_and_pixels[:, 1:]
 
 
 def check_size(ids: Ids, height: int, width: int, name: str) -> Problem | None:
