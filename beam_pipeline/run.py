@@ -233,8 +233,8 @@ def run(options: RunOptions, beam_flags: Sequence[str]) -> Outcome | None:
         else:
             if local:
                 until_done.enter_context(bundles_end_at_once())
-            if local and may_use_processes(options):
-                start_worker = until_done.enter_context(forked_workers())  # before there is any thread
+                if may_use_processes(options):
+                    start_worker = until_done.enter_context(forked_workers())  # before there is any thread
             pipeline_options = PipelineOptions([*flags, f"--runner={runner}"])
             idle = "reading annotations" if local else f"the job runs on {runner.removesuffix('Runner')}"
             until_done.enter_context(watch_progress(terminal, idle))

@@ -52,6 +52,7 @@ READ_FORMATS = tuple(
 
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, TypeError, IndexError, KeyError, ArithmeticError)
 """What comes out of Pillow's plugins for damaged files."""
+
 ImageCheck = Literal["full", "header"]
 """`full`: every file is decoded. `header`: only those that have to be converted or turned; of others, the pixels are trusted."""
 

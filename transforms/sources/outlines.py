@@ -19,7 +19,7 @@ from transforms.records import LARGEST_PACKED, Polygons
 def pack_outlines(texts: Sequence[bytes]) -> list[Polygons | None]:
     """Each text of a list of rings `[[x0, y0, …], …]` as `Polygons.pack` gives it; None where that is to be found out otherwise.
 
-    That is so for what is no list of rings, for empty rings, for white space at odd places, and for large coordinates.
+    That is so for what is no list of rings, for empty rings, for white space before the first ring, and for large coordinates.
     """
     found: list[Polygons | None] = [None] * len(texts)
     plain = [index for index, text in enumerate(texts) if text.startswith(b"[[")]
